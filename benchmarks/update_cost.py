@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""Time a training update of each recipe beside the softmax's, on the same batches.
+
+The models take turns batch by batch in one process, so that whatever else the machine does falls on
+all of them. An update is forward, backward and Adam step. Prints a table; --json and --plot write
+files. Ratios are medians over batches of (recipe / softmax).
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = {
+    "softmax": ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"],
+    "cosine": ["--criterion", "cosine"],
+    "l2": ["--criterion", "l2"],
+    "vmf": ["--criterion", "vmf"],
+    "vmf-authors": ["--criterion", "vmf", "--vmf-form", "authors"],
+    "margin": ["--criterion", "margin", "--negatives", "table"],
+    "margin-batch": ["--criterion", "margin", "--negatives", "batch"],
+    "syn-margin": ["--criterion", "syn_margin"],
+    "power-spherical": ["--criterion", "power_spherical"],
+}
+
+
+def build(recipe, arguments, extra):
+    """Return a recipe's task, model, criterion and optimiser, as fairseq-train builds them."""
+    from fairseq import options, tasks
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+    softmax = recipe == "softmax"
+    flags = [arguments.data, "--user-dir", str(ROOT / "fairseq_contout"), "--task", "translation"]
+    flags += ["--optimizer", "adam", "--lr", "0.001", "--max-tokens", str(arguments.max_tokens)]
+    flags += ["--arch", "transformer" if softmax else "continuous_transformer"]
+    flags += ["--share-all-embeddings"] if softmax and arguments.share else []
+    if not softmax:
+        flags += ["--target-table", arguments.table]
+        flags += ["--decoder-input", "encoder"] if arguments.share else []
+    parsed = options.parse_args_and_arch(
+        options.get_training_parser(), flags + RECIPES[recipe] + extra
+    )
+    config = convert_namespace_to_omegaconf(parsed)
+    task = tasks.setup_task(config.task)
+    torch.manual_seed(1)
+    model = task.build_model(config.model)
+    criterion = task.build_criterion(config.criterion)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    return task, model.train(), criterion.train(), optimizer
+
+
+def update(model, criterion, optimizer, sample):
+    """Make one update and return its seconds."""
+    begin = time.perf_counter()
+    loss, size, _ = criterion(model, sample)
+    (loss / size).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return time.perf_counter() - begin
+
+
+def measure(arguments, extra):
+    """Return one row a recipe: median seconds, ratio to the softmax, learned parameters."""
+    built = {recipe: build(recipe, arguments, extra) for recipe in arguments.recipes}
+    task = next(iter(built.values()))[0]
+    task.load_dataset("train")
+    batches = task.get_batch_iterator(
+        task.dataset("train"), max_tokens=arguments.max_tokens, seed=arguments.seed
+    ).next_epoch_itr(shuffle=True)
+    seconds = {recipe: [] for recipe in built}
+    for number, sample in enumerate(batches):
+        if number == arguments.updates + 2:
+            break
+        for recipe, (_, model, criterion, optimizer) in built.items():
+            seconds[recipe].append(update(model, criterion, optimizer, sample))
+        print(f"\rbatch {number + 1}/{arguments.updates + 2}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    rows = []
+    for recipe, (_, model, _, _) in built.items():
+        ratios = [a / b for a, b in zip(seconds[recipe][2:], seconds[arguments.recipes[0]][2:])]
+        learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        rows.append(
+            {
+                "method": recipe,
+                "vocab": len(task.target_dictionary),
+                "seconds": statistics.median(seconds[recipe][2:]),
+                "ratio": statistics.median(ratios),
+                "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2],
+                "learned_parameters": learned,
+                "updates": len(ratios),
+            }
+        )
+    return rows
+
+
+def plot(rows, path):
+    """Draw the ratios with their quartiles."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names, ratios = [r["method"] for r in rows], [r["ratio"] for r in rows]
+    low = [r["ratio"] - r["ratio_quartiles"][0] for r in rows]
+    high = [r["ratio_quartiles"][1] - r["ratio"] for r in rows]
+    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    axes.barh(names, ratios, xerr=[low, high], color="#4477aa", ecolor="#222222", capsize=3)
+    axes.axvline(1, color="#222222", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_xlabel("time of an update relative to the softmax's (median, quartiles)")
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="Unknown options go to fairseq-train (sizes of the model)."
+    )
+    parser.add_argument("data", help="folder that fairseq-preprocess made")
+    parser.add_argument("--table", required=True, help="target table of the target dictionary")
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--updates", type=int, default=20, help="batches that count, after 2")
+    parser.add_argument("--max-tokens", type=int, default=4096)
+    parser.add_argument("--share", action="store_true", help="one embedding for both sides")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--plot", metavar="FILE")
+    arguments, extra = parser.parse_known_args()
+    sys.path.insert(0, str(ROOT))
+    import fairseq_contout  # noqa: F401  (registers, also when only softmax is timed)
+
+    rows = measure(arguments, extra)
+    print(f"{'recipe':16} {'seconds':>8} {'ratio':>6} {'quartiles':>12} {'learned':>10}")
+    for row in rows:
+        low, high = row["ratio_quartiles"]
+        print(
+            f"{row['method']:16} {row['seconds']:8.3f} {row['ratio']:6.3f} "
+            f"{low:6.3f}-{high:.3f} {row['learned_parameters']:10,}"
+        )
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")
+    if arguments.plot:
+        plot(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()

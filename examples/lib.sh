@@ -1,0 +1,101 @@
+# shellcheck shell=bash
+# What every recipe shares. A run.sh sets the variables of its data set, defines corpus() and calls
+#     recipe_main "$@"
+# Stages: data, clean, subwords, binarise, fastText, table (in PREP_DIR), then train, decode, score
+# (in OUT_DIR). A finished stage leaves a stamp with its inputs and is skipped the next time; a
+# training that was interrupted continues. Progress goes to stderr, results alone to stdout.
+set -euo pipefail
+
+EXAMPLES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(dirname "$EXAMPLES")
+LIB="$EXAMPLES/lib"
+if [ -z "${PYTHON:-}" ]; then
+  PYTHON=python
+  [ ! -x "$ROOT/.venv/bin/python" ] || PYTHON=$ROOT/.venv/bin/python # as make sets it up
+fi
+
+# shellcheck source=lib/common.sh
+. "$LIB/common.sh"
+# shellcheck source=lib/prepare.sh
+. "$LIB/prepare.sh"
+# shellcheck source=lib/model.sh
+. "$LIB/model.sh"
+
+usage() {
+  cat <<USAGE
+usage: [DATA_DIR=FOLDER] examples/$SET/run.sh RECIPE OUT_DIR [more fairseq-train options]
+
+Trains $SOURCE_LANG → $TARGET_LANG on $SET, decodes its test set and prints one JSON object.
+
+RECIPE      softmax (fairseq's own architecture and criterion), cosine, l2, vmf, vmf-authors,
+            margin, margin-batch, syn-margin or power-spherical
+OUT_DIR     checkpoints, logs, translations and results.jsonl; the same call again continues
+
+environment (default):
+  DATA_DIR      folder with the data set's files; downloaded from its own site when unset
+  PREP_DIR      prepared text, subwords, table (OUT_DIR/prep); give several runs the same one
+  TEST_SETS     prefix,…: further files prefix.$SOURCE_LANG and prefix.$TARGET_LANG (also .gz, .xz)
+                to decode with the same model; one JSON line each, before that of the set's own test
+  SEED (1)      of the training;  PREP_SEED (1)  of subwords, fastText and table
+  SUBWORDS ($SUBWORDS)  SUBWORD_METHOD ($SUBWORD_METHOD: bpe, sentencepiece or none)
+  TABLE_SOURCE ($TABLE_SOURCE: fasttext, random or hypercube)  TABLE_DIM ($TABLE_DIM)
+  TABLE_OPTIONS further options of build_table.py, such as "--mix-random 0.5" or "--center"
+  VECTORS       fastText .bin, or .vec or .txt file to build the table from; unset: train fastText
+  FASTTEXT_EPOCHS ($FASTTEXT_EPOCHS)  FASTTEXT_THREADS ($FASTTEXT_THREADS; more than 1 is faster, not repeatable)
+  BEAM ($BEAM)  CHECKPOINT ($CHECKPOINT: best or last)  GENERATE_OPTIONS  more fairseq-generate options
+  PYTHON        interpreter that has fairseq ($PYTHON)
+USAGE
+}
+
+recipe_defaults() {
+  : "${SEED:=1}" "${PREP_SEED:=1}" "${BEAM:=5}" "${CHECKPOINT:=best}" "${GENERATE_OPTIONS:=}"
+  : "${SUBWORD_METHOD:=bpe}" "${SUBWORDS:=8000}" "${TOKENIZE:=1}" "${LOWERCASE:=0}"
+  : "${MAX_LENGTH:=175}" "${MAX_RATIO:=1.5}" "${VALID_EVERY:=0}" "${SCORE:=detokenized}"
+  : "${TABLE_SOURCE:=fasttext}" "${TABLE_DIM:=300}" "${TABLE_OPTIONS:=}" "${VECTORS:=}"
+  : "${FASTTEXT_EPOCHS:=5}" "${FASTTEXT_THREADS:=1}" "${TEST_SETS:=}" "${DATA_DIR:=}"
+  : "${DATA_URL:=}" "${WORKERS:=2}"
+}
+
+# Read RECIPE OUT_DIR and the rest; set OUT_DIR, PREP_DIR, EXTRA (an array) and absolute paths.
+recipe_arguments() {
+  if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then
+    usage
+    exit 0
+  fi
+  [ $# -ge 2 ] || { usage >&2; die "RECIPE and OUT_DIR must be given, but $# argument(s) were"; }
+  RECIPE=$1 OUT_DIR=$2
+  shift 2
+  EXTRA=("$@")
+  recipe_options "$RECIPE"
+  mkdir -p "$OUT_DIR"
+  OUT_DIR=$(absolute "$OUT_DIR")
+  PREP_DIR=${PREP_DIR:-"$OUT_DIR/prep"}
+  mkdir -p "$PREP_DIR"
+  PREP_DIR=$(absolute "$PREP_DIR")
+  case $CHECKPOINT in
+    best | last) ;;
+    *) die "CHECKPOINT must be best or last, but is $CHECKPOINT" ;;
+  esac
+  case $SUBWORD_METHOD in
+    bpe | sentencepiece | none) ;;
+    *) die "SUBWORD_METHOD must be bpe, sentencepiece or none, but is $SUBWORD_METHOD" ;;
+  esac
+}
+
+# All the work; whatever programs print on the way goes to stderr.
+recipe_run() {
+  recipe_defaults
+  recipe_arguments "$@"
+  {
+    check_tools
+    lock_folder "$OUT_DIR" fail
+    prepare
+    train
+    evaluate
+  } >&2
+}
+
+recipe_main() {
+  recipe_run "$@"
+  cat "$OUT_DIR/results.jsonl"
+}

@@ -1,0 +1,137 @@
+# shellcheck shell=bash
+# Training, decoding and scoring, in OUT_DIR. Sourced by lib.sh.
+
+# Turn RECIPE into CRITERION options and say whether it needs a target table.
+recipe_options() {
+  NEEDS_TABLE=1
+  case $1 in
+    softmax)
+      NEEDS_TABLE=0
+      CRITERION=(--criterion label_smoothed_cross_entropy --label-smoothing "${LABEL_SMOOTHING:-0.1}")
+      ;;
+    cosine) CRITERION=(--criterion cosine) ;;
+    l2) CRITERION=(--criterion l2) ;;
+    vmf) CRITERION=(--criterion vmf --vmf-form paper) ;;
+    vmf-authors) CRITERION=(--criterion vmf --vmf-form authors) ;;
+    margin) CRITERION=(--criterion margin --negatives table) ;;
+    margin-batch) CRITERION=(--criterion margin --negatives batch) ;;
+    syn-margin) CRITERION=(--criterion syn_margin) ;;
+    power-spherical) CRITERION=(--criterion power_spherical) ;;
+    *) die "RECIPE must be one of softmax, cosine, l2, vmf, vmf-authors, margin, margin-batch, syn-margin, power-spherical, but is $1" ;;
+  esac
+}
+
+train() {
+  local options architecture
+  if [ "$NEEDS_TABLE" = 1 ]; then
+    architecture=(--arch "$CONTINUOUS_ARCH" --target-table "$TABLE"
+      ${CONTINUOUS_OPTIONS[@]+"${CONTINUOUS_OPTIONS[@]}"})
+  else
+    # label smoothing and shared embeddings: the baseline as fairseq's own examples have it
+    architecture=(--arch "$SOFTMAX_ARCH" ${SOFTMAX_OPTIONS[@]+"${SOFTMAX_OPTIONS[@]}"})
+  fi
+  # --user-dir also for the softmax: the plugin lets torch >= 2.6 load fairseq's checkpoints
+  options=(--user-dir "$ROOT/fairseq_contout" --task translation
+    --source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG"
+    "${architecture[@]}" ${MODEL_OPTIONS[@]+"${MODEL_OPTIONS[@]}"}
+    "${CRITERION[@]}" "${TRAIN_OPTIONS[@]}"
+    --no-epoch-checkpoints --seed "$SEED" --log-format simple --log-interval 50
+    ${EXTRA[@]+"${EXTRA[@]}"})
+  # paths differ between machines and prove nothing: the contents count
+  local inputs
+  inputs="${options[*]}"
+  inputs="${inputs//$ROOT\//} data=$(checksum "$BIN_DIR/dict.$SOURCE_LANG.txt" "$BIN_DIR/dict.$TARGET_LANG.txt")"
+  if [ "$NEEDS_TABLE" = 1 ]; then
+    inputs="${inputs//$TABLE/table} table=$(checksum "$TABLE")"
+  fi
+  # also a training that has not finished must go on with the options it began with
+  if [ -f "$OUT_DIR/.stamps/training" ] && [ "$(cat "$OUT_DIR/.stamps/training")" != "$inputs" ]; then
+    die "$OUT_DIR holds a training with other options or data: $(differences "$(cat "$OUT_DIR/.stamps/training")" "$inputs"); give another OUT_DIR, or delete this one"
+  fi
+  put_stamp "$OUT_DIR/.stamps/training" "$inputs"
+  stage "$OUT_DIR" train "$inputs" run_training "${options[@]}"
+}
+
+run_training() {
+  mkdir -p "$OUT_DIR/checkpoints"
+  quietly "$PYTHON" "$LIB/train.py" --stats "$OUT_DIR/train_stats.json" --save-dir "$OUT_DIR/checkpoints" -- \
+    "$FAIRSEQ-train" "$BIN_DIR" --save-dir "$OUT_DIR/checkpoints" --log-file "$OUT_DIR/train.log" "$@"
+}
+
+# decode NAME BIN_DIR BEAM: translations to OUT_DIR/decode/NAME.beamN.log
+decode() {
+  local name=$1 data=$2 beam=$3 options
+  # with its default multiple of 8, fairseq 0.12.3 silently leaves out the sentences that are over
+  options=(--source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG" --gen-subset test
+    --beam "$beam" --batch-size "${DECODE_BATCH:-64}" --required-batch-size-multiple 1)
+  case $SUBWORD_METHOD in
+    bpe) options+=(--remove-bpe) ;;
+    sentencepiece) options+=(--remove-bpe=sentencepiece) ;;
+  esac
+  # shellcheck disable=SC2206 # a list of options, split on blanks on purpose
+  options+=($GENERATE_OPTIONS)
+  stage_again "$OUT_DIR" "decode-$name-beam$beam" \
+    "${options[*]} model=$(checksum "$MODEL") data=$(checksum "$data"/test.*.bin)" \
+    run_decoding "$data" "$OUT_DIR/decode/$name.beam$beam.log" "${options[@]}"
+}
+
+run_decoding() {
+  local data=$1 log=$2
+  shift 2
+  mkdir -p "$(dirname "$log")"
+  # translations come on stdout; the log on stderr, or among them in older versions of fairseq
+  {
+    {
+      PYTHONWARNINGS=ignore "$FAIRSEQ-generate" "$data" --user-dir "$ROOT/fairseq_contout" \
+        --path "$MODEL" --log-format simple --log-interval 5 "$@" 2>&1 1>&4 | readable >&2
+    } 4>&1 | tee "$log.tmp" | { grep --line-buffered ' | INFO | ' || true; } | readable >&2
+  }
+  mv -f "$log.tmp" "$log"
+}
+
+# score NAME REFERENCE TITLE: one JSON line to OUT_DIR/decode/NAME.json
+score() {
+  local options=(--recipe "$RECIPE" --seed "$SEED" --test-set "$3" --target-lang "$TARGET_LANG")
+  options+=(--command "examples/$SET/run.sh $RECIPE OUT_DIR${EXTRA[*]+ ${EXTRA[*]}}")
+  [ "$NEEDS_TABLE" = 0 ] || options+=(--table "$(basename "$TABLE" .safetensors)")
+  [ "$SCORE" = detokenized ] || options+=(--tokenized)
+  [ "$LOWERCASE" = 0 ] || options+=(--lowercase)
+  say "score $3"
+  "$PYTHON" "$LIB/score.py" --beam "$OUT_DIR/decode/$1.beam$BEAM.log" \
+    --greedy "$OUT_DIR/decode/$1.beam1.log" --reference "$2" \
+    --train-log "$OUT_DIR/train.log" --train-stats "$OUT_DIR/train_stats.json" \
+    --output "$OUT_DIR/decode/$1.json" "${options[@]}"
+}
+
+evaluate_one() {
+  decode "$1" "$2" "$BEAM"
+  decode "$1" "$2" 1
+  score "$1" "$3" "$4"
+}
+
+evaluate() {
+  local prefix name lines=()
+  MODEL="$OUT_DIR/checkpoints/checkpoint_$CHECKPOINT.pt"
+  [ -f "$MODEL" ] || die "$MODEL does not exist although the training ended; train without options that save nothing"
+  local prefixes
+  IFS=, read -r -a prefixes <<<"$TEST_SETS"
+  for prefix in ${prefixes[@]+"${prefixes[@]}"}; do
+    name=${prefix##*/}
+    prepare_test_set "$prefix" "$name"
+    evaluate_one "extra-$name" "$OUT_DIR/test_sets/$name/bin" "$(reference "$OUT_DIR/test_sets/$name")" "$name"
+    lines+=("$OUT_DIR/decode/extra-$name.json")
+  done
+  evaluate_one test "$BIN_DIR" "$(reference "$PREP_DIR")" "$TEST_NAME"
+  lines+=("$OUT_DIR/decode/test.json") # the set's own test comes last
+  cat -- "${lines[@]}" >"$OUT_DIR/results.jsonl.tmp"
+  mv -f "$OUT_DIR/results.jsonl.tmp" "$OUT_DIR/results.jsonl"
+}
+
+# The file hypotheses are compared with: as published, or as tokenised where that is the custom.
+reference() {
+  if [ "$SCORE" = detokenized ]; then
+    echo "$1/raw/test.$TARGET_LANG"
+  else
+    echo "$1/clean/test.$TARGET_LANG"
+  fi
+}

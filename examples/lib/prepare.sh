@@ -1,0 +1,219 @@
+# shellcheck shell=bash
+# From a data set's own files to binarised text and target table, in PREP_DIR. Sourced by lib.sh.
+#
+# corpus() of a run.sh prints one line a file: SPLIT LANG KIND MEMBER ARCHIVE URL
+#   SPLIT    train, valid or test; several lines of one split and language are joined in order
+#   KIND     plain (a sentence a line), tags (TED training text) or seg (<seg> of SGML or XML)
+#   MEMBER   path inside ARCHIVE or DATA_DIR, also as MEMBER.gz or MEMBER.xz; a,b: a or b
+#   ARCHIVE  .tgz, .tar or .zip that holds it, or - for none
+#   URL      where ARCHIVE, or MEMBER itself, is to be had
+
+prepare() {
+  lock_folder "$PREP_DIR" wait # a second run that shares it waits, and then finds it done
+  RAW=$PREP_DIR/raw CLEAN=$PREP_DIR/clean PIECES=$PREP_DIR/pieces BIN_DIR=$PREP_DIR/bin
+  SUBWORD_MODEL=$PREP_DIR/subwords.codes
+  [ "$SUBWORD_METHOD" != sentencepiece ] || SUBWORD_MODEL=$PREP_DIR/subwords.model
+  # the folder of the first run serves the later ones, which need not name it again
+  if [ -z "$DATA_DIR" ] && [ -f "$PREP_DIR/.stamps/data" ]; then
+    DATA_DIR=$(sed 's/^download$//' "$PREP_DIR/.stamps/data")
+  elif [ -n "$DATA_DIR" ]; then
+    [ -d "$DATA_DIR" ] || die "DATA_DIR must be a folder with the files of $SET, but $DATA_DIR is none"
+    DATA_DIR=$(absolute "$DATA_DIR")
+  fi
+  if declare -F recipe_layout >/dev/null; then
+    recipe_layout # a data set that comes in more than one form looks which one it is
+  fi
+  stage "$PREP_DIR" data "${DATA_DIR:-download}" stage_data
+  stage "$PREP_DIR" clean "$SOURCE_LANG-$TARGET_LANG tokenize=$TOKENIZE lowercase=$LOWERCASE length=$MAX_LENGTH ratio=$MAX_RATIO valid-every=$VALID_EVERY" stage_clean
+  stage "$PREP_DIR" subwords "$SUBWORD_METHOD $SUBWORDS seed=$PREP_SEED" stage_subwords
+  stage "$PREP_DIR" binarise "fairseq-preprocess${PREPROCESS_OPTIONS[*]+ ${PREPROCESS_OPTIONS[*]}}" stage_binarise
+  if [ "$NEEDS_TABLE" = 1 ]; then
+    prepare_table
+  fi
+  unlock_folder "$PREP_DIR"
+}
+
+prepare_table() {
+  local vectors='' source=$TABLE_SOURCE name
+  case $TABLE_SOURCE in
+    fasttext)
+      name="fasttext-d$TABLE_DIM-e$FASTTEXT_EPOCHS-s$PREP_SEED"
+      vectors=$PREP_DIR/$name.bin
+      if [ -n "$VECTORS" ]; then
+        [ -f "$VECTORS" ] || die "VECTORS must be a file with vectors (.bin, .vec or .txt), but $VECTORS does not exist"
+        vectors=$VECTORS name="vectors-$(checksum "$VECTORS")-d$TABLE_DIM-s$PREP_SEED"
+        [ "${VECTORS%.bin}" != "$VECTORS" ] || source=vectors
+      else
+        stage "$PREP_DIR" "$name" "$name threads=$FASTTEXT_THREADS" train_fasttext "$vectors"
+      fi
+      ;;
+    random | hypercube) name="$TABLE_SOURCE-d$TABLE_DIM-s$PREP_SEED" ;;
+    *) die "TABLE_SOURCE must be fasttext, random or hypercube, but is $TABLE_SOURCE" ;;
+  esac
+  name=$(printf '%s' "$name$TABLE_OPTIONS" | tr -s -c 'A-Za-z0-9.\n-' '_')
+  TABLE=$PREP_DIR/table-$name.safetensors
+  stage "$PREP_DIR" "table-$name" "$name dictionary=$(checksum "$BIN_DIR/dict.$TARGET_LANG.txt")" \
+    build_table "$source" "$vectors"
+}
+
+stage_data() {
+  local folder=$DATA_DIR
+  if [ -z "$folder" ]; then
+    folder=$PREP_DIR/download
+    download "$folder"
+  fi
+  if declare -F unpack_corpus >/dev/null; then
+    unpack_corpus "$folder" # sets UNPACKED
+    folder=$UNPACKED
+  fi
+  corpus | "$PYTHON" "$LIB/extract.py" --data-dir "$folder" --output "$RAW" \
+    --source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG"
+}
+
+# Fetch what corpus() names from the data set's own site (or the mirror DATA_URL) into a folder.
+download() {
+  local folder=$1 archive member url file
+  corpus | while read -r _ _ _ member archive url; do
+    [ "$archive" != - ] || archive=${url##*/}
+    file=$folder/$archive
+    [ ! -f "$file" ] || continue
+    [ -z "$DATA_URL" ] || url=$DATA_URL/$archive
+    mkdir -p "$(dirname "$file")"
+    say "downloading $url"
+    curl --fail --location --retry 3 --output "$file.part" "$url" </dev/null ||
+      die "$url could not be downloaded for $member; fetch it by hand and give its folder as DATA_DIR=FOLDER"
+    mv -f "$file.part" "$file"
+  done
+}
+
+stage_clean() {
+  mkdir -p "$CLEAN"
+  clean "$RAW/train" "$CLEAN/train" --min-length 1 --max-length "$MAX_LENGTH" --ratio "$MAX_RATIO"
+  clean "$RAW/test" "$CLEAN/test"
+  if [ -f "$RAW/valid.$SOURCE_LANG" ]; then
+    clean "$RAW/valid" "$CLEAN/valid"
+  else
+    split_valid
+  fi
+}
+
+# clean FROM TO [filter options]: tokenise and lower-case as the data set wants it. A run.sh may
+# define filters normalize_text LANG (before) and finish_text LANG (after).
+clean() {
+  local from=$1 to=$2 options=(--workers "$WORKERS")
+  shift 2
+  if [ "$TOKENIZE" = 1 ]; then options+=(--tokenize); else options+=(--no-tokenize); fi
+  [ "$LOWERCASE" = 0 ] || options+=(--lowercase)
+  if declare -F normalize_text >/dev/null; then
+    filter_text normalize_text "$from" "$to.normalized"
+    from=$to.normalized
+  fi
+  "$PYTHON" "$ROOT/preprocess/clean_parallel.py" --source-lang "$SOURCE_LANG" \
+    --target-lang "$TARGET_LANG" "${options[@]}" "$@" "$from" "$to"
+  if declare -F finish_text >/dev/null; then
+    filter_text finish_text "$to" "$to"
+  fi
+  rm -f "$to.normalized.$SOURCE_LANG" "$to.normalized.$TARGET_LANG"
+}
+
+filter_text() {
+  local lang
+  for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
+    "$1" "$lang" <"$2.$lang" >"$3.$lang.tmp"
+    mv -f "$3.$lang.tmp" "$3.$lang"
+  done
+}
+
+# Take every VALID_EVERY-th pair of the training text for validation.
+split_valid() {
+  local lang
+  for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
+    awk -v n="$VALID_EVERY" 'NR % n == 0' "$CLEAN/train.$lang" >"$CLEAN/valid.$lang"
+    awk -v n="$VALID_EVERY" 'NR % n != 0' "$CLEAN/train.$lang" >"$CLEAN/train.$lang.tmp"
+  done
+  for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
+    mv -f "$CLEAN/train.$lang.tmp" "$CLEAN/train.$lang"
+  done
+}
+
+stage_subwords() {
+  local split lang
+  mkdir -p "$PIECES"
+  if [ "$SUBWORD_METHOD" != none ]; then
+    "$PYTHON" "$ROOT/preprocess/learn_subwords.py" --method "$SUBWORD_METHOD" --size "$SUBWORDS" \
+      --seed "$PREP_SEED" --output "$PREP_DIR/subwords" \
+      "$CLEAN/train.$SOURCE_LANG" "$CLEAN/train.$TARGET_LANG"
+  fi
+  for split in train valid test; do
+    for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
+      segment "$CLEAN/$split.$lang" "$PIECES/$split.$lang"
+    done
+  done
+}
+
+segment() {
+  if [ "$SUBWORD_METHOD" = none ]; then
+    cp "$1" "$2"
+  else
+    "$PYTHON" "$ROOT/preprocess/apply_subwords.py" --method "$SUBWORD_METHOD" \
+      --model "$SUBWORD_MODEL" --input "$1" --output "$2"
+  fi
+}
+
+stage_binarise() {
+  binarise "$BIN_DIR" --trainpref "$PIECES/train" --validpref "$PIECES/valid" \
+    --testpref "$PIECES/test" ${PREPROCESS_OPTIONS[@]+"${PREPROCESS_OPTIONS[@]}"}
+}
+
+# binarise FOLDER OPTIONS…: fairseq-preprocess into a folder that appears when it is complete.
+binarise() {
+  local folder=$1
+  shift
+  rm -rf "$folder.tmp" "$folder"
+  quietly "$FAIRSEQ-preprocess" --source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG" \
+    --destdir "$folder.tmp" --workers "$WORKERS" "$@"
+  mv "$folder.tmp" "$folder"
+}
+
+train_fasttext() {
+  "$PYTHON" "$ROOT/preprocess/train_fasttext.py" --input "$PIECES/train.$TARGET_LANG" \
+    --output "$1" --dim "$TABLE_DIM" --epoch "$FASTTEXT_EPOCHS" --seed "$PREP_SEED" \
+    --threads "$FASTTEXT_THREADS"
+}
+
+build_table() {
+  local options=(--source "$1")
+  [ -z "$2" ] || options+=(--vectors "$2")
+  # shellcheck disable=SC2206 # a list of options, split on blanks on purpose
+  options+=($TABLE_OPTIONS)
+  "$PYTHON" "$ROOT/preprocess/build_table.py" --dictionary "$BIN_DIR/dict.$TARGET_LANG.txt" \
+    --output "$TABLE" --dim "$TABLE_DIM" --seed "$PREP_SEED" \
+    --report "${TABLE%.safetensors}.json" "${options[@]}"
+}
+
+# prepare_test_set PREFIX NAME: PREFIX.SRC and PREFIX.TGT, treated as the set's own test files.
+prepare_test_set() {
+  local folder=$OUT_DIR/test_sets/$2 from
+  from=$(dirname "$1")
+  [ -d "$from" ] || die "TEST_SETS names $1, but $from is no folder"
+  from=$(absolute "$from")
+  test_set_files() {
+    echo "test $SOURCE_LANG plain $2.$SOURCE_LANG - -"
+    echo "test $TARGET_LANG plain $2.$TARGET_LANG - -"
+  }
+  test_set_files "$@" | "$PYTHON" "$LIB/extract.py" --data-dir "$from" --output "$folder/raw" \
+    --source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG" --splits test
+  stage_again "$folder" binarise "text=$(checksum "$folder/raw/test.$SOURCE_LANG" "$folder/raw/test.$TARGET_LANG")" \
+    binarise_test_set "$folder"
+}
+
+binarise_test_set() {
+  local folder=$1 lang
+  mkdir -p "$folder/clean" "$folder/pieces"
+  clean "$folder/raw/test" "$folder/clean/test"
+  for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
+    segment "$folder/clean/test.$lang" "$folder/pieces/test.$lang"
+  done
+  binarise "$folder/bin" --testpref "$folder/pieces/test" \
+    --srcdict "$BIN_DIR/dict.$SOURCE_LANG.txt" --tgtdict "$BIN_DIR/dict.$TARGET_LANG.txt"
+}

@@ -1,0 +1,132 @@
+"""Score translations of fairseq-generate with sacreBLEU and write one JSON object.
+
+Hypotheses are put in the order of their sentences and detokenised (unless ``--tokenized``); they
+are compared with the reference file as it is.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+from sacrebleu.metrics import BLEU, CHRF
+from sacremoses import MosesDetokenizer
+
+#: fairseq's summary of an epoch of training: only that has a "train_wall".
+EPOCH = re.compile(r"\bepoch 0*(\d+) \|.*\| num_updates (\d+) \|.*\| train_wall (\d+)")
+
+
+def read_lines(path: Path) -> list:
+    """Return the lines of a UTF-8 file; only "\\n" ends a line."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return lines
+
+
+def read_hypotheses(path: Path, count: int) -> list:
+    """Return the best hypothesis of each sentence, in the order of the sentences.
+
+    Raises:
+        ValueError: the sentences are not exactly 0 … count - 1.
+    """
+    found = {}
+    for line in read_lines(path):
+        if line.startswith("H-"):
+            number, _, text = line.split("\t", 2)
+            found.setdefault(int(number[2:]), text)
+    if sorted(found) != list(range(count)):
+        raise ValueError(
+            f"{path}: must hold one hypothesis for each of the {count} references, but holds "
+            f"{len(found)}; delete it and decode again"
+        )
+    return [found[i] for i in range(count)]
+
+
+def score(hypotheses: list, references: list, tokenized: bool, lowercase: bool) -> dict:
+    """Return BLEU and chrF with their signatures."""
+    bleu = BLEU(lowercase=lowercase, tokenize="none" if tokenized else "13a", force=tokenized)
+    chrf = CHRF(lowercase=lowercase)
+    values = {
+        "bleu": round(bleu.corpus_score(hypotheses, [references]).score, 2),
+        "chrf": round(chrf.corpus_score(hypotheses, [references]).score, 2),
+    }
+    values["bleu_signature"] = str(bleu.get_signature())
+    values["chrf_signature"] = str(chrf.get_signature())
+    return values
+
+
+def training_cost(log: Path, stats: Path) -> dict:
+    """Return updates, seconds and peak bytes of a training, over its interruptions.
+
+    ``seconds_per_update`` is fairseq's own ``train_wall``, the time inside the updates: it is
+    logged in whole seconds an epoch. Where that is too coarse (trainings of a few seconds, for
+    tests), it is the wall time of the whole training by the number of updates.
+    """
+    epochs = {}  # an epoch that was begun twice counts as it was finished
+    for line in read_lines(log):
+        match = EPOCH.search(line)
+        if match:
+            epochs[int(match[1])] = (int(match[2]), int(match[3]))
+    if not epochs:
+        raise ValueError(f"{log}: must hold the summary of an epoch, but holds none; train again")
+    updates = max(done for done, _ in epochs.values())
+    kept = json.loads(stats.read_text(encoding="utf-8"))
+    inside = sum(wall for _, wall in epochs.values())
+    if inside < 10 * len(epochs):
+        inside = kept["seconds"]
+    return {
+        "updates": updates,
+        "train_seconds": round(kept["seconds"], 1),
+        "seconds_per_update": round(inside / updates, 4),
+        "peak_memory_bytes": kept["peak_memory_bytes"],
+    }
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--beam", type=Path, required=True, help="output of beam search")
+    parser.add_argument("--greedy", type=Path, required=True, help="output of beam 1")
+    parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--target-lang", required=True)
+    parser.add_argument("--tokenized", action="store_true", help="score tokens as they are")
+    parser.add_argument("--lowercase", action="store_true", help="score without case")
+    parser.add_argument("--train-log", type=Path, required=True)
+    parser.add_argument("--train-stats", type=Path, required=True)
+    parser.add_argument("--recipe", required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--test-set", required=True, help="name for the result")
+    parser.add_argument("--table", help="name of the target table")
+    parser.add_argument("--command", help="how to get the result again")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse(argv)
+    references = read_lines(args.reference)
+    detokenizer = MosesDetokenizer(lang=args.target_lang)
+    scores = {}
+    for name in ("beam", "greedy"):
+        log = getattr(args, name)
+        hypotheses = read_hypotheses(log, len(references))
+        if not args.tokenized:
+            hypotheses = [detokenizer.detokenize(line.split()) for line in hypotheses]
+        log.with_suffix(".txt").write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
+        scores[name] = score(hypotheses, references, args.tokenized, args.lowercase)
+    result = {"recipe": args.recipe, "test_set": args.test_set, **scores["beam"]}
+    result.update({f"greedy_{name}": scores["greedy"][name] for name in ("bleu", "chrf")})
+    result.update(training_cost(args.train_log, args.train_stats), seed=args.seed)
+    result.update(table=args.table, command=args.command)
+    temporary = args.output.with_name(args.output.name + ".tmp")
+    temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    os.replace(temporary, args.output)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

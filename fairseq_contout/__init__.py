@@ -1,0 +1,9 @@
+"""fairseq plugin for sequence models that predict the embedding of the next token."""
+
+from fairseq_contout import compat
+
+compat.apply()
+
+from fairseq_contout import criterions, models, tasks  # noqa: E402  (registration needs compat)
+
+__all__ = ["criterions", "models", "tasks"]

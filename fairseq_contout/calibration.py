@@ -1,0 +1,84 @@
+"""Fitting the scale τ of a score to validation data by likelihood."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+#: Candidate scales, 2^-6 … 2^12 in steps of √2: from nearly uniform to nearly arg max, for logits
+#: between those of a cosine (at most 1) and those of a dot product (hundreds).
+GRID = torch.pow(2.0, torch.arange(-12, 25, dtype=torch.float64) / 2)
+
+
+def grid_nll(logits: Tensor, target: Tensor) -> Tensor:
+    """Sum -log softmax(τ logits)[target] over tokens, for each scale τ of the grid.
+
+    Args:
+        logits: logits at scale 1, ``(N, V)``.
+        target: token indices ``(N,)``.
+
+    Returns:
+        float64 sums in nats on the CPU, ``(G,)``.
+    """
+    positive = logits.gather(1, target.unsqueeze(1)).squeeze(1)
+    scales = GRID.to(device=logits.device, dtype=logits.dtype)
+    sums = [(torch.logsumexp(s * logits, dim=1) - s * positive).double().sum() for s in scales]
+    return torch.stack(sums).cpu()
+
+
+def lowest_point(sums: Tensor) -> float:
+    """Return the scale at which a sum over the grid is lowest, interpolated between grid points.
+
+    The sum is a smooth, convex function of τ; through its lowest grid point and the two beside it
+    goes a parabola in log τ, whose lowest point is the answer.
+    """
+    lowest = int(sums.argmin())
+    if lowest in (0, len(GRID) - 1):
+        return float(GRID[lowest])
+    left, middle, right = sums[lowest - 1 : lowest + 2].tolist()
+    curvature = left - 2 * middle + right
+    step = 0.5 * (left - right) / curvature if curvature > 0 else 0.0
+    return float(GRID[lowest]) * float(GRID[1] / GRID[0]) ** step
+
+
+class ScaleCalibration:
+    """Negative log-likelihood of validation tokens, summed for each scale of a fixed grid.
+
+    Sums from several batches or processes add up, so the fit does not depend on how the data was
+    batched, and averaging the sums of several checkpoints is meaningful.
+    """
+
+    def __init__(self):
+        self.tokens = 0.0
+        self.sums = torch.zeros(len(GRID), dtype=torch.float64)
+
+    def reset(self):
+        """Forget all tokens."""
+        self.__init__()
+
+    def add(self, sums: Tensor, tokens: int):
+        """Add the sums ``(G,)`` that :func:`grid_nll` returned for some tokens."""
+        self.sums += sums
+        self.tokens += tokens
+
+    def state(self) -> Tensor:
+        """Return the sums as one float64 tensor ``(1 + G,)``, for a checkpoint."""
+        return torch.cat((torch.tensor([self.tokens], dtype=torch.float64), self.sums))
+
+    def load(self, state: Tensor):
+        """Take over what :meth:`state` returned.
+
+        Raises:
+            ValueError: the state is of another grid.
+        """
+        if state.shape != (1 + len(GRID),):
+            raise ValueError(
+                f"the calibration in a checkpoint must have {1 + len(GRID)} numbers, but has shape "
+                f"{tuple(state.shape)}: it is from another version of fairseq_contout; validate "
+                "the model again with this one, or give --model-overrides \"{'scale': 20}\""
+            )
+        self.tokens, self.sums = float(state[0]), state[1:].to("cpu", torch.float64).clone()
+
+    def best(self) -> Optional[float]:
+        """Return the most likely scale, or None without data."""
+        return lowest_point(self.sums) if self.tokens else None

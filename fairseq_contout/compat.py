@@ -1,0 +1,52 @@
+"""Workarounds for versions of torch and fairseq, each with its reason and its end of life."""
+
+import argparse
+
+import numpy as np
+import torch
+
+
+def _allow_what_checkpoints_hold():
+    # torch >= 2.6 loads checkpoints with weights_only=True, which refuses two things of fairseq's:
+    # argparse.Namespace, which holds a model's arguments, and the numpy arrays and numbers of some
+    # meters (--eval-bleu). They hold data and call nothing, so they are safe to allow; switching
+    # weights_only off would let a checkpoint run code.
+    # https://github.com/pytorch/pytorch/pull/137602
+    # Until: fairseq stores plain dicts and floats.
+    if not hasattr(torch.serialization, "add_safe_globals"):
+        return
+    rebuild, arguments = np.empty(0).__reduce__()[:2]
+    number = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")}
+    allowed = [argparse.Namespace, rebuild, arguments[0], np.dtype, number, *kinds]
+    torch.serialization.add_safe_globals(allowed)
+
+
+def _disable_encoder_fastpath():
+    # fairseq 0.12.2 hands post-norm encoder layers to torch's fused kernel at inference with a
+    # mask it does not take: "Mask Type should be defined" on torch >= 1.13.
+    # https://github.com/facebookresearch/fairseq/issues/4899
+    # Until: Python <= 3.10, and with it fairseq 0.12.2, is no longer supported.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        affected = version("fairseq") == "0.12.2"
+    except PackageNotFoundError:  # fairseq-fixed, or a source tree: newer
+        affected = False
+    if not affected:
+        return
+    from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
+
+    original = TransformerEncoderLayerBase.__init__
+
+    def init(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        self.can_use_fastpath = False
+
+    TransformerEncoderLayerBase.__init__ = init
+
+
+def apply():
+    """Apply every workaround once, at import."""
+    _allow_what_checkpoints_hold()
+    _disable_encoder_fastpath()

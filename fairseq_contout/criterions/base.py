@@ -1,0 +1,161 @@
+"""What all criterions on embeddings share: masking, table look-up, reduction and logging."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Dict, List
+
+import torch
+from fairseq.criterions import FairseqCriterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from omegaconf import II
+from torch import Tensor
+
+from fairseq_contout.losses import cosine_similarity
+
+
+@dataclass
+class ContinuousCriterionConfig(FairseqDataclass):
+    """Options of every criterion on embeddings."""
+
+    sentence_avg: bool = II("optimization.sentence_avg")
+
+
+def continuous_output_of(model):
+    """Return the continuous output of a model, wrapped for many processes or not.
+
+    Raises:
+        ValueError: the model ends in a softmax.
+    """
+    output = getattr(getattr(model, "decoder", None), "continuous_output", None)
+    if output is None:
+        wrapped = getattr(model, "module", model)
+        raise ValueError(
+            "a criterion on embeddings needs a model that predicts embeddings, but "
+            f"{type(wrapped).__name__} ends in a softmax over the vocabulary; train with --arch "
+            "continuous_transformer or continuous_lstm, or with --criterion "
+            "label_smoothed_cross_entropy"
+        )
+    return output
+
+
+class ContinuousCriterion(FairseqCriterion):
+    """Base of the criterions: a subclass names its score and gives a loss per token.
+
+    Attributes:
+        score: the score by which models trained with this criterion decode.
+        has_concentration: whether ||h|| is a concentration κ; its mean is logged then.
+    """
+
+    score = "cosine"
+    has_concentration = False
+
+    def __init__(self, cfg, task):
+        super().__init__(task)
+        self.cfg = cfg
+        self.sentence_avg = cfg.sentence_avg
+        self._calibrating = False
+
+    def token_losses(self, hidden: Tensor, target: Tensor, table) -> Tensor:
+        """Return the loss of each token.
+
+        Args:
+            hidden: predictions ``(N, d)``, float32 or better, padding left out.
+            target: their tokens ``(N,)``.
+            table: the :class:`~fairseq_contout.target_table.TargetTable`.
+
+        Returns:
+            ``(N,)``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define token_losses")
+
+    def forward(self, model, sample, reduce=True):
+        """Compute the summed loss of a batch, its sample size and what is logged.
+
+        The loss is summed over the tokens that are no padding. ``sample_size``, by which fairseq
+        divides the gradient, is their number, or the number of sentences under ``--sentence-avg``.
+        With ``reduce=False`` the loss is ``(B, T)``, 0 at padding.
+
+        Raises:
+            ValueError: the model has no continuous output.
+        """
+        table = continuous_output_of(model).table
+        net_output = model(**sample["net_input"])
+        target = model.get_targets(sample, net_output)
+        real = target.ne(self.padding_idx)  # B x T
+        hidden, tokens = net_output[0][real], target[real]  # N x d, N
+        if hidden.dtype in (torch.float16, torch.bfloat16):
+            hidden = hidden.float()  # norms and normalisers overflow or lose digits below float32
+        losses = self.token_losses(hidden, tokens, table)
+
+        sentences = target.size(0)
+        sample_size = sentences if self.sentence_avg else sample["ntokens"]
+        log = {
+            "loss": losses.detach().sum(),
+            "ntokens": sample["ntokens"],
+            "nsentences": sentences,
+            "sample_size": sample_size,
+        }
+        if self.has_concentration:
+            log["concentration"] = hidden.detach().norm(dim=-1).sum()
+        if not self.training:
+            log.update(self._validation_log(hidden, tokens, table))
+        else:
+            self._calibrating = False
+        if reduce:
+            return losses.sum(), sample_size, log
+        full = losses.new_zeros(target.shape)
+        full[real] = losses
+        return full, sample_size, log
+
+    @torch.no_grad()
+    def _validation_log(self, hidden: Tensor, tokens: Tensor, table) -> Dict[str, Any]:
+        # The first validation batch after training starts a new calibration of the scale. It ends
+        # in the checkpoint, which fairseq writes after validating.
+        if not self._calibrating:
+            table.calibration.reset()
+            self._calibrating = True
+        found = table.validate(hidden, tokens)
+        return {
+            "correct": found.correct,
+            "cosine": cosine_similarity(hidden, table.rows(tokens)).sum(),
+            "validated": tokens.numel(),
+            "nll_grid": found.nll,
+            "nll_tokens": found.sampled,
+        }
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: List[Dict[str, Any]]) -> None:
+        """Log means over all tokens of all processes.
+
+        loss (of the criterion's own unit, per token or sentence), κ per token; on validation data
+        also accuracy (per cent of predictions whose nearest row is the target), mean cosine, and
+        nll_loss (bits per token) and ppl at the scale that is calibrated on the same data,
+        comparable with a softmax's.
+        """
+
+        def total(key):
+            return sum(log.get(key, 0) for log in logging_outputs)
+
+        tokens, size, validated = total("ntokens"), total("sample_size"), total("validated")
+        metrics.log_scalar("loss", total("loss") / size, size, round=4)
+        if cls.has_concentration:
+            metrics.log_scalar("kappa", total("concentration") / tokens, tokens, round=3)
+        if validated:
+            metrics.log_scalar("accuracy", 100 * total("correct") / validated, validated, round=3)
+            metrics.log_scalar("cosine", total("cosine") / validated, validated, round=4)
+            # fairseq sums up names with an underscore, but does not print them
+            metrics.log_scalar("_nll_grid", total("nll_grid"))
+            metrics.log_scalar("_nll_tokens", total("nll_tokens"))
+
+            def bits(meters):
+                lowest = float(meters["_nll_grid"].sum.min())
+                return lowest / float(meters["_nll_tokens"].sum) / math.log(2)
+
+            metrics.log_derived("nll_loss", lambda meters: round(bits(meters), 3))
+            metrics.log_derived("ppl", lambda meters: round(2 ** min(bits(meters), 100.0), 2))
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """Sums of sums are sums: fairseq may add up the logs of the processes before reducing."""
+        return True

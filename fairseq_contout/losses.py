@@ -1,0 +1,171 @@
+"""Losses between predicted vectors and target rows: one number per token, no reduction.
+
+Throughout, h is the prediction ``(N, d)``, e the target row ``(N, d)`` of norm 1, κ = ||h||, and
+every function returns ``(N,)``. Inputs are float32 or float64; the criterions convert.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fairseq_contout.scores import MIN_COSINE
+from fairseq_contout.vmf import log_normalizer
+
+#: κ below this is treated as this: log C(κ) is flat there, and 0 has no direction.
+MIN_CONCENTRATION = 1e-6
+
+
+def cosine_similarity(hidden: Tensor, other: Tensor) -> Tensor:
+    """Return cos(h, e) for pairs of rows: ``(N, d)``, ``(N, d)`` → ``(N,)``."""
+    return (F.normalize(hidden, dim=-1) * F.normalize(other, dim=-1)).sum(dim=-1)
+
+
+def concentration(hidden: Tensor) -> Tensor:
+    """Return κ = ||h||, at least :data:`MIN_CONCENTRATION`: ``(N, d)`` → ``(N,)``."""
+    return hidden.norm(dim=-1).clamp(min=MIN_CONCENTRATION)
+
+
+def l2_loss(hidden: Tensor, target: Tensor) -> Tensor:
+    """Squared Euclidean distance: ||h - e||².
+
+    Source: Sachin Kumar and Yulia Tsvetkov (2019), Von Mises-Fisher Loss for Training Sequence to
+    Sequence Models with Continuous Outputs, https://arxiv.org/abs/1812.04616
+    """
+    return (hidden - target).pow(2).sum(dim=-1)
+
+
+def cosine_loss(hidden: Tensor, target: Tensor) -> Tensor:
+    """Cosine distance: 1 - cos(h, e).
+
+    Source: Kumar and Tsvetkov (2019), https://arxiv.org/abs/1812.04616
+    """
+    return 1 - cosine_similarity(hidden, target)
+
+
+def vmf_loss(hidden: Tensor, target: Tensor, lambda1: float = 0.02, lambda2: float = 0.1) -> Tensor:
+    """Regularised negative log-likelihood of e under a von Mises-Fisher law with mean h/κ.
+
+    -log C_d(κ) - λ2 h·e + λ1 κ. λ1 = 0 and λ2 = 1 give the plain likelihood, under which κ grows
+    without bound as soon as a few tokens are predicted well; both regularisers hold κ down.
+
+    Source: Kumar and Tsvetkov (2019), section 4.2, https://arxiv.org/abs/1812.04616
+    """
+    kappa = concentration(hidden)
+    products = (hidden * target).sum(dim=-1)
+    return -log_normalizer(kappa, hidden.size(-1)) - lambda2 * products + lambda1 * kappa
+
+
+def vmf_authors_loss(hidden: Tensor, target: Tensor, offset: float = 0.2) -> Tensor:
+    """The form of the von Mises-Fisher loss that its authors ran.
+
+    -log C_d(κ) + log(1 + κ) (0.2 - cos(h, e)): the product h·e of the likelihood is tempered by
+    log(1 + κ) in place of κ.
+
+    Source: Kumar and Tsvetkov (2019), their published experiments,
+    https://arxiv.org/abs/1812.04616
+    """
+    kappa = concentration(hidden)
+    cosine = cosine_similarity(hidden, target)
+    return -log_normalizer(kappa, hidden.size(-1)) + torch.log1p(kappa) * (offset - cosine)
+
+
+def margin_loss(hidden: Tensor, target: Tensor, negative: Tensor, margin: float = 0.5) -> Tensor:
+    """Max-margin loss with one negative e' for each token: max(0, γ + cos(h, e') - cos(h, e)).
+
+    Args:
+        negative: vectors ``(N, d)``; the criterions choose them and send no gradient through.
+
+    Source: Kumar and Tsvetkov (2019), https://arxiv.org/abs/1812.04616, after Angeliki Lazaridou,
+    Georgiana Dinu and Marco Baroni (2015), Hubness and Pollution,
+    https://aclanthology.org/P15-1027
+    """
+    wrong, right = cosine_similarity(hidden, negative), cosine_similarity(hidden, target)
+    return F.relu(margin + wrong - right)
+
+
+def informative_direction(hidden: Tensor, target: Tensor) -> Tensor:
+    """Return the vector whose largest inner product finds the most informative negative.
+
+    argmax_j cos(h, e_j) - cos(e, e_j) = argmax_j (h/κ - e)·e_j: one search in place of two
+    products with the table. Shapes ``(N, d)``, ``(N, d)`` → ``(N, d)``.
+
+    Source: Lazaridou, Dinu and Baroni (2015), section 4.3, https://aclanthology.org/P15-1027
+    """
+    return F.normalize(hidden, dim=-1) - target
+
+
+def synthetic_negative(hidden: Tensor, target: Tensor, kind: str = "projection") -> Tensor:
+    """Make the hardest negative in the plane of h and e: ``(N, d)``, ``(N, d)`` → ``(N, d)``.
+
+    ``projection``: the part of h orthogonal to e, normalised. ``difference``: h/κ - e, normalised.
+    Where h points at e exactly both are zero vectors, whose cosine with anything is 0.
+
+    Raises:
+        ValueError: unknown kind.
+
+    Source: Gayatri Bhat, Sachin Kumar and Yulia Tsvetkov (2019), A Margin-based Loss with
+    Synthetic Negative Samples for Continuous-output Machine Translation,
+    https://aclanthology.org/D19-5621
+    """
+    unit = F.normalize(hidden, dim=-1)
+    if kind == "projection":
+        along = (unit * target).sum(dim=-1, keepdim=True)
+        return F.normalize(unit - along * target, dim=-1)
+    if kind == "difference":
+        return F.normalize(unit - target, dim=-1)
+    raise ValueError(
+        f"--synthetic-negative must be projection or difference, but is {kind!r}; choose one"
+    )
+
+
+def power_spherical_log_normalizer(kappa: Tensor, dim: int) -> Tensor:
+    """Log-normaliser of the power spherical density C(κ) (1 + μ·x)^κ on the unit sphere of R^d.
+
+    log C(κ) = -[(α + β) log 2 + β log π + log Γ(α) - log Γ(α + β)], α = (d - 1)/2 + κ,
+    β = (d - 1)/2. Shapes ``(N,)`` → ``(N,)``.
+
+    Source: Nicola De Cao and Wilker Aziz (2020), The Power Spherical distribution,
+    https://arxiv.org/abs/2006.04437
+    """
+    beta = (dim - 1) / 2
+    alpha = beta + kappa
+    return -(
+        (alpha + beta) * math.log(2)
+        + beta * math.log(math.pi)
+        + torch.lgamma(alpha)
+        - torch.lgamma(alpha + beta)
+    )
+
+
+def power_spherical_loss(
+    hidden: Tensor, target: Tensor, lambda1: float = 0.0, lambda2: float = 1.0
+) -> Tensor:
+    """Negative log-likelihood of e under a power spherical law with mean h/κ.
+
+    -log C(κ) - λ2 κ log(1 + cos(h, e)) + λ1 κ; λ1 = 0 and λ2 = 1 are the plain likelihood.
+
+    Source: De Cao and Aziz (2020), https://arxiv.org/abs/2006.04437
+    """
+    kappa = concentration(hidden)
+    log_density = torch.log1p(cosine_similarity(hidden, target).clamp(min=MIN_COSINE))
+    normalizer = power_spherical_log_normalizer(kappa, hidden.size(-1))
+    return -normalizer - lambda2 * kappa * log_density + lambda1 * kappa
+
+
+def batch_negatives(direction: Tensor, rows: Tensor, own: Tensor) -> Tensor:
+    """Choose for each token the row with the largest inner product that is not its own.
+
+    Args:
+        direction: what is compared, ``(N, d)``.
+        rows: candidates, ``(M, d)``.
+        own: position of each token's own row among the candidates, ``(N,)``.
+
+    Returns:
+        positions ``(N,)``. With a single candidate, its own row: a margin loss against that is
+        constant and has no gradient.
+    """
+    products = direction @ rows.t()
+    products.scatter_(1, own.unsqueeze(1), -torch.inf)
+    return products.argmax(dim=1)

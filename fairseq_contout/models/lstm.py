@@ -1,0 +1,82 @@
+"""``continuous_lstm``: fairseq's attentional LSTM with a continuous output."""
+
+from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
+from fairseq.models.lstm import LSTMDecoder, LSTMModel
+
+from fairseq_contout.models.continuous_output import (
+    ContinuousDecoder,
+    ContinuousOutput,
+    add_continuous_args,
+    build_table,
+    check_sharing,
+    tie_decoder_input,
+)
+
+
+class ContinuousLSTMDecoder(ContinuousDecoder, LSTMDecoder):
+    """fairseq's LSTM decoder without a softmax."""
+
+
+@register_model("continuous_lstm")
+class ContinuousLSTMModel(LSTMModel):
+    """Attentional LSTM whose decoder predicts rows of a target table.
+
+    Source: Kumar and Tsvetkov (2019), https://arxiv.org/abs/1812.04616, after Minh-Thang Luong,
+    Hieu Pham and Christopher Manning (2015), https://aclanthology.org/D15-1166
+    """
+
+    @staticmethod
+    def add_args(parser):
+        """Add model-specific arguments to the parser."""
+        LSTMModel.add_args(parser)
+        add_continuous_args(parser)
+
+    @classmethod
+    def build_model(cls, args, task):
+        """Build a new model instance.
+
+        Raises:
+            ValueError: a table, criterion or flag that does not fit, named with the remedy.
+        """
+        check_sharing(args)
+        table = build_table(args, task.target_dictionary)
+        model = super().build_model(args, task)
+        decoder = model.decoder
+        # LSTMModel makes its decoder without a hook: the class is changed afterwards
+        decoder.__class__ = ContinuousLSTMDecoder
+        decoder.attach(ContinuousOutput(args.decoder_out_embed_dim, table))
+        tie_decoder_input(args, model, table)
+        return model
+
+    def get_normalized_probs(self, net_output, log_probs, sample=None):
+        """Return (log-)probabilities over the dictionary, ``(B, T, V)``."""
+        return self.decoder.get_normalized_probs(net_output, log_probs, sample)
+
+
+def _register_architectures():
+    for name in ("lstm", "lstm_wiseman_iwslt_de_en", "lstm_luong_wmt_en_de"):
+        configure = ARCH_CONFIG_REGISTRY[name]
+        # "continuous_lstm" itself and fairseq's named sizes
+        register_model_architecture("continuous_lstm", f"continuous_{name}")(configure)
+
+
+_register_architectures()
+
+
+@register_model_architecture("continuous_lstm", "continuous_lstm_kumar2019")
+def kumar2019(args):
+    """Sizes after Kumar and Tsvetkov (2019): hidden states of 1024, input embeddings of 512.
+
+    Theirs is a bidirectional encoder and a decoder of two layers; fairseq's LSTM has as many
+    encoder layers as decoder layers, so there are two of each here.
+    """
+    args.dropout = getattr(args, "dropout", 0.2)
+    args.encoder_embed_dim = getattr(args, "encoder_embed_dim", 512)
+    args.encoder_hidden_size = getattr(args, "encoder_hidden_size", 512)  # per direction
+    args.encoder_bidirectional = getattr(args, "encoder_bidirectional", True)
+    args.encoder_layers = getattr(args, "encoder_layers", 2)
+    args.decoder_embed_dim = getattr(args, "decoder_embed_dim", 512)
+    args.decoder_hidden_size = getattr(args, "decoder_hidden_size", 1024)
+    args.decoder_layers = getattr(args, "decoder_layers", 2)
+    args.decoder_out_embed_dim = getattr(args, "decoder_out_embed_dim", 1024)
+    ARCH_CONFIG_REGISTRY["lstm"](args)

@@ -1,0 +1,87 @@
+"""How a predicted vector h scores a target row e: the rule that decoding and calibration share.
+
+Every score is ``finish(query(h) · e)``: an inner product with the unit-norm rows of the table,
+followed by an increasing function. The order of the rows is therefore the order of the inner
+products, and one nearest-neighbour search serves all scores. All of them are linear in the scale
+τ (an inverse temperature), so that τ can be fitted after training without another forward pass.
+
+=================  ================================  =========================================
+score              logit of row e given h            criterions
+=================  ================================  =========================================
+``dot``            τ h·e, so that κ = ||h|| acts     ``vmf``
+                   as an inverse temperature
+``cosine``         τ cos(h, e)                       ``cosine``, ``margin``, ``syn_margin``
+``l2``             -τ/2 ||h - e||² up to a           ``l2``
+                   constant of h, that is τ h·e
+``power_spherical``  τ κ log(1 + cos(h, e))          ``power_spherical``
+=================  ================================  =========================================
+"""
+
+from typing import NamedTuple, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Score → the scale used until one has been calibrated on validation data.
+DEFAULT_SCALE = {"dot": 1.0, "cosine": 16.0, "l2": 16.0, "power_spherical": 1.0}
+
+#: log(1 + cos) has no lower bound: a row opposite to h gets this cosine at most.
+MIN_COSINE = -1.0 + 1e-6
+
+
+class Query(NamedTuple):
+    """A prediction made ready for inner products with unit-norm rows.
+
+    Attributes:
+        vector: what is multiplied with the rows, ``(N, d)``.
+        concentration: κ of each prediction where the score needs it afterwards, ``(N, 1)``.
+    """
+
+    vector: Tensor
+    concentration: Optional[Tensor] = None
+
+    def finish(self, products: Tensor) -> Tensor:
+        """Turn inner products with rows into logits, increasing: ``(N, M)`` → ``(N, M)``."""
+        if self.concentration is None:
+            return products
+        return self.concentration * torch.log1p(products.clamp(min=MIN_COSINE))
+
+    def rows(self, selection) -> "Query":
+        """Return the query of some of the predictions only."""
+        concentration = None if self.concentration is None else self.concentration[selection]
+        return Query(self.vector[selection], concentration)
+
+
+def check_score(score: str) -> str:
+    """Return ``score`` if it is a known one.
+
+    Raises:
+        ValueError: for a name that is no score; the message lists those that are.
+    """
+    if score not in DEFAULT_SCALE:
+        raise ValueError(
+            f"--score must be one of {', '.join(sorted(DEFAULT_SCALE))}, but is {score!r}; "
+            "leave it out to take the one that belongs to the criterion"
+        )
+    return score
+
+
+def make_query(hidden: Tensor, score: str, scale) -> Query:
+    """Prepare predictions for one score, in float32 or better.
+
+    Args:
+        hidden: predictions h, ``(N, d)``, of any floating dtype.
+        score: a key of :data:`DEFAULT_SCALE`.
+        scale: inverse temperature τ, a number or a tensor that broadcasts to ``(N, 1)``.
+
+    Raises:
+        ValueError: for an unknown score.
+    """
+    check_score(score)
+    hidden = hidden.float() if hidden.dtype in (torch.float16, torch.bfloat16) else hidden
+    if score in ("dot", "l2"):
+        return Query(scale * hidden)
+    if score == "cosine":
+        return Query(scale * F.normalize(hidden, dim=-1))
+    return Query(F.normalize(hidden, dim=-1), scale * hidden.norm(dim=-1, keepdim=True))

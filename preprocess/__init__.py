@@ -1,0 +1,1 @@
+"""Scripts that prepare text and target tables; each has ``--help``."""

@@ -1,0 +1,92 @@
+"""From a dictionary and a source to the rows of all symbols."""
+
+from pathlib import Path
+
+import numpy as np
+
+from preprocess import drawing, shaping
+from preprocess.common import describe
+from preprocess.sources import RANDOM, SOURCES
+
+PERTURBED = "perturbed"
+
+
+def load_dictionary(path):
+    """Load a fairseq dictionary.
+
+    Raises:
+        ValueError: no such file, not UTF-8, a line that is not ``symbol count``, a symbol twice, or
+            no symbol.
+    """
+    from fairseq.data import Dictionary
+
+    if not Path(path).is_file():
+        raise ValueError(f"--dictionary {path}: no such file; make it with fairseq-preprocess")
+    try:
+        dictionary = Dictionary.load(str(path))
+    # fairseq raises a bare Exception for text that is not UTF-8
+    except Exception as error:
+        raise ValueError(
+            f"--dictionary {path}: must have lines 'symbol count': {describe(error)}; make it with "
+            "fairseq-preprocess"
+        ) from error
+    if len(dictionary) == dictionary.nspecial:
+        raise ValueError(
+            f"--dictionary {path}: must hold symbols, but is empty; make it with fairseq-preprocess"
+        )
+    return dictionary
+
+
+def word_rows(symbols, args):
+    """Return unit rows of words ``(n, d)``, their origins and the specials' candidates or None.
+
+    Raises:
+        ValueError: see the sources; a missing word or duplicates where that is an error.
+    """
+    rows, origin, spare = SOURCES[args.source](symbols, args)
+    if not np.isfinite(rows).all():
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        raise ValueError(
+            f"{args.vectors}: vectors must be finite, but {len(bad)} hold NaN or infinity "
+            f"({_some(symbols, bad)}); the training diverged, lower its --lr"
+        )
+    known = [i for i, name in enumerate(origin) if name is not None]
+    missing = [i for i, name in enumerate(origin) if name is None]
+    if missing and args.missing == "error":
+        raise ValueError(
+            f"{args.vectors}: must have a vector for every symbol, but has none for {len(missing)} "
+            f"({_some(symbols, missing)}); give --missing random, or other vectors"
+        )
+    rows[known] = drawing.unit(rows[known])
+    if args.center or args.remove_components:
+        rows[known] = shaping.remove_components(rows[known], args.remove_components or 0)
+    rng = drawing.generator(args.seed, drawing.ROWS)
+    if missing:
+        rows[missing] = drawing.sphere(*rows.shape, rng)[missing]
+    origin = [name or RANDOM for name in origin]
+    if args.mix_random is not None:
+        rows = shaping.mix(rows, args.mix_random, args.seed)
+    turned = []
+    if args.duplicates == "turn":
+        rows, turned = shaping.turn_apart(rows, args.seed)
+    elif len(again := shaping.find_duplicates(rows)):
+        raise ValueError(
+            f"{args.vectors or args.source}: two words must not share one row, but {len(again)} "
+            f"repeat others ({_some(symbols, again)}); give --duplicates turn, or other vectors"
+        )
+    for i in turned:
+        origin[i] = PERTURBED
+    return rows, origin, spare
+
+
+def _some(symbols, indices) -> str:
+    names = ", ".join(symbols[i] for i in indices[:5])
+    return names + (", …" if len(indices) > 5 else "")
+
+
+def special_rows(count: int, words, spare, seed: int):
+    """Return rows for special symbols ``(count, d)``, random and far from the words' rows."""
+    if spare is None:
+        rng = drawing.generator(seed, drawing.SPECIALS)
+        spare = drawing.sphere(max(count, drawing.SPECIAL_CANDIDATES), words.shape[1], rng)
+    return drawing.choose_far(spare, words, count)

@@ -1,0 +1,279 @@
+"""The table: file, scores, candidates, calibration."""
+
+import json
+
+import pytest
+import torch
+from factory import SCORES, make_dictionary, make_rows, make_table
+from safetensors.torch import save_file
+
+from fairseq_contout.calibration import GRID, grid_nll, lowest_point
+from fairseq_contout.target_table import (
+    TargetTable,
+    dictionary_signature,
+    emittable_rows,
+    load_table,
+    read_table,
+    save_table,
+)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    dictionary = make_dictionary()
+    path = tmp_path / "table.safetensors"
+    save_table(path, make_rows(dictionary), dictionary, source="test", origins={"random": 24})
+    return path, dictionary
+
+
+def test_round_trip(saved):
+    path, dictionary = saved
+    torch.testing.assert_close(load_table(path, dictionary), make_rows(dictionary), rtol=0, atol=0)
+    weight, metadata = read_table(path)
+    assert metadata["signature"] == dictionary_signature(dictionary)
+    assert json.loads(metadata["origins"]) == {"random": 24}
+    assert (metadata["dim"], metadata["norm"], metadata["source"]) == ("8", "unit", "test")
+    assert weight.shape == (24, 8)
+
+
+def test_signature_is_of_symbols_in_order():
+    one, same, shuffled = make_dictionary(), make_dictionary(), make_dictionary()
+    shuffled.symbols[5], shuffled.symbols[6] = shuffled.symbols[6], shuffled.symbols[5]
+    assert dictionary_signature(one) == dictionary_signature(same)
+    assert dictionary_signature(one) != dictionary_signature(shuffled)
+
+
+def test_another_dictionary_is_refused_by_both_names(saved):
+    path, dictionary = saved
+    other = make_dictionary(21)
+    with pytest.raises(ValueError) as error:
+        load_table(path, other)
+    message = str(error.value)
+    assert dictionary_signature(dictionary)[:12] in message
+    assert dictionary_signature(other)[:12] in message
+    assert str(path) in message and "build_table.py" in message
+
+
+def test_missing_truncated_and_foreign_files_are_refused(saved, tmp_path):
+    path, dictionary = saved
+    with pytest.raises(ValueError, match="no such file"):
+        load_table(tmp_path / "none.safetensors", dictionary)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load_table(path, dictionary)
+    path.write_text("w1 0.1 0.2\n")
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load_table(path, dictionary)
+    save_file({"other": torch.zeros(2, 2)}, path)
+    with pytest.raises(ValueError, match="must hold 'weight' and format_version"):
+        load_table(path, dictionary)
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda rows: rows[3].fill_(float("nan")), r"finite.*rows 3\)"),
+        (lambda rows: rows[5].zero_(), r"no row may be zero.*rows 5\)"),
+        (lambda rows: rows[7].mul_(2), r"norm 1.*row 7 is off by 1"),
+    ],
+)
+def test_bad_rows_are_refused_when_saved_and_when_loaded(saved, spoil, message):
+    path, dictionary = saved
+    before = path.read_bytes()
+    rows = make_rows(dictionary)
+    spoil(rows)
+    with pytest.raises(ValueError, match=message):
+        save_table(path, rows, dictionary, source="test", origins={})
+    assert path.read_bytes() == before  # the old file stays
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    _, metadata = read_table(path)
+    save_file({"weight": rows}, path, metadata=metadata)
+    with pytest.raises(ValueError, match=message):
+        load_table(path, dictionary)
+
+
+def test_wrong_number_of_rows_is_refused(saved):
+    path, dictionary = saved
+    with pytest.raises(ValueError, match=r"a row for each of the 24 symbols.*\(20, 8\)"):
+        save_table(path, make_rows(dictionary)[:20], dictionary, source="test", origins={})
+    with pytest.raises(ValueError, match="needs a row for each of the 24 symbols"):
+        TargetTable(make_rows(dictionary)[:20], dictionary, "cosine")
+
+
+@pytest.mark.parametrize("options", [{"score": "euclid"}, {"scale": 0.0}, {"scale": -1.0}])
+def test_bad_options_are_refused(options):
+    dictionary = make_dictionary()
+    arguments = {"score": "cosine", "scale": None, **options}
+    with pytest.raises(ValueError, match="--score must be one of|--scale must be greater than 0"):
+        TargetTable(make_rows(dictionary), dictionary, **arguments)
+
+
+def test_only_real_words_and_eos_are_emitted():
+    dictionary = make_dictionary(3, padding_words=2)
+    dictionary.add_symbol("madeupword0007", n=4)  # a real word that looks like a padding word
+    allowed = [s for s, ok in zip(dictionary.symbols, emittable_rows(dictionary)) if ok]
+    assert allowed == ["</s>", "<unk>", "w0", "w1", "w2", "madeupword0007"]
+
+
+def naive_logits(table, hidden, scale):
+    """The scores' formulas, written down one by one."""
+    rows = table.weight.double()
+    hidden = hidden.double()
+    kappa = hidden.norm(dim=1, keepdim=True)
+    cosine = hidden @ rows.t() / kappa
+    distance = (hidden.unsqueeze(1) - rows.unsqueeze(0)).pow(2).sum(dim=2)
+    return (
+        scale
+        * {
+            "dot": hidden @ rows.t(),
+            "cosine": cosine,
+            "l2": -distance / 2,
+            "power_spherical": kappa * torch.log1p(cosine),
+        }[table.score]
+    )
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_log_probs_follow_the_formulas(score, temperature):
+    table, _ = make_table(score, padding_words=4, scale=3.0)
+    hidden = 2 * torch.randn(10, 8, generator=torch.Generator().manual_seed(3))
+    expected = naive_logits(table, hidden, 3.0 / temperature)
+    expected[:, ~table.emittable] = -torch.inf
+    got = table.log_probs(hidden, temperature)
+    torch.testing.assert_close(got.double(), expected.log_softmax(dim=1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(got.exp().sum(dim=1), torch.ones(10))
+    assert got[:, ~table.emittable].eq(-torch.inf).all()
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_candidates_are_the_best_of_the_whole_table(score):
+    table, _ = make_table(score, padding_words=4, scale=3.0)
+    hidden = torch.randn(10, 8, generator=torch.Generator().manual_seed(3))
+    dense = table.log_probs(hidden)
+    found = table.candidates(hidden, 6)
+    assert found.log_probs.shape == (10, 10)
+    torch.testing.assert_close(
+        found.log_probs, dense.gather(1, found.indices), atol=1e-5, rtol=1e-5
+    )
+    assert torch.equal(found.indices[:, :4], torch.arange(4).expand(10, 4))
+    best = dense[:, 4:].topk(6, dim=1).indices + 4
+    assert torch.equal(found.indices[:, 4:], best)
+
+
+def test_excluded_rows_are_replaced_by_the_next_nearest():
+    table, _ = make_table("cosine")
+    hidden = torch.randn(5, 8, generator=torch.Generator().manual_seed(3))
+    dense = table.log_probs(hidden)
+    order = dense[:, 4:].argsort(dim=1, descending=True) + 4
+    excluded = torch.cat((order[:, :2], torch.tensor([[2]] * 5)), dim=1)  # two best words and </s>
+    excluded[4] = -1
+    found = table.candidates(hidden, 3, excluded=excluded)
+    assert torch.equal(found.indices[:4, 4:], order[:4, 2:5])
+    assert torch.equal(found.indices[4, 4:], order[4, :3])
+    assert found.log_probs[:4, 2].eq(-torch.inf).all() and found.log_probs[4, 2] > -torch.inf
+    torch.testing.assert_close(found.log_probs[:, 4:], dense.gather(1, found.indices[:, 4:]))
+
+
+def test_log_prob_of_one_row():
+    table, _ = make_table("power_spherical", padding_words=4)
+    hidden = torch.randn(5, 8, generator=torch.Generator().manual_seed(3))
+    tokens = torch.tensor([2, 4, 10, 23, 25])  # the last is a padding word
+    expected = table.log_probs(hidden).gather(1, tokens.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(table.log_prob_of(hidden, tokens), expected)
+
+
+def planted(scale, count=4000, words=30, dim=8):
+    """Predictions whose targets are drawn from the softmax at a known scale."""
+    table, _ = make_table("cosine", words, dim)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(count, dim, generator=generator)
+    probabilities = torch.softmax(scale * naive_logits(table, hidden, 1.0)[:, 2:], dim=1)
+    return table, hidden, torch.multinomial(probabilities, 1, generator=generator).squeeze(1) + 2
+
+
+@pytest.mark.parametrize("scale", [0.7, 5.0, 23.0])
+def test_calibration_finds_the_scale_that_made_the_data(scale):
+    table, hidden, target = planted(scale)
+    assert table.scale == 16.0
+    for part in torch.arange(len(target)).split(250):
+        table.validate(hidden[part], target[part])
+    assert table.scale == pytest.approx(scale, rel=0.15)
+
+
+def test_calibration_agrees_with_a_second_optimiser():
+    table, hidden, target = planted(9.0)
+    for part in torch.arange(len(target)).split(250):
+        table.validate(hidden[part], target[part])
+    log_scale = torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_scale], max_iter=100, line_search_fn="strong_wolfe")
+    logits = naive_logits(table, hidden, 1.0)[:, 2:]  # <s> and <pad> are never emitted
+
+    def closure():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(log_scale.exp() * logits, target - 2)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert table.scale == pytest.approx(log_scale.exp().item(), rel=0.01)
+
+
+def test_calibration_does_not_depend_on_batches():
+    table, hidden, target = planted(5.0, count=250)
+    table.validate(hidden, target)
+    whole = table.calibration.state()
+    table.calibration.reset()
+    order = torch.randperm(250)
+    for part in order.split(37):
+        table.validate(hidden[part], target[part])
+    torch.testing.assert_close(table.calibration.state(), whole, rtol=1e-5, atol=1e-3)
+
+
+def test_validation_counts_nearest_neighbours():
+    table, hidden, target = planted(5.0, count=1500)
+    found = table.validate(hidden, target)
+    assert found.correct == table.log_probs(hidden).argmax(dim=1).eq(target).sum()
+    assert found.sampled == 250  # every sixth token
+    at_one = torch.nn.functional.nll_loss(
+        torch.log_softmax(naive_logits(table, hidden, 1.0)[:, 2:], dim=1)[::6],
+        target[::6] - 2,
+        reduction="sum",
+    )
+    assert found.nll[GRID.tolist().index(1.0)].item() == pytest.approx(at_one.item(), rel=1e-5)
+
+
+def test_grid_sums_are_likelihoods_and_the_parabola_is_between_points():
+    logits, target = torch.randn(20, 7), torch.randint(7, (20,))
+    sums = grid_nll(logits, target)
+    for i in (0, 12, len(GRID) - 1):
+        expected = torch.nn.functional.cross_entropy(
+            GRID[i] * logits.double(), target, reduction="sum"
+        )
+        assert sums[i].item() == pytest.approx(expected.item(), rel=1e-4)
+    parabola = (GRID.log() - torch.log(torch.tensor(7.3, dtype=torch.float64))).pow(2)
+    assert lowest_point(parabola) == pytest.approx(7.3, rel=1e-6)
+    assert lowest_point(GRID) == GRID[0] and lowest_point(-GRID) == GRID[-1]
+
+
+def test_state_keeps_rows_scale_and_signature():
+    table, hidden, target = planted(5.0, count=250)
+    table.validate(hidden, target)
+    other, _ = make_table("cosine", 30, 8)
+    other.weight.zero_()
+    other.load_state_dict(table.state_dict())
+    assert other.scale == table.scale
+    assert torch.equal(other.weight, table.weight)
+    half = make_table("cosine", 30, 8)[0].half()
+    half.load_state_dict(table.state_dict())
+    assert half.half().scale == table.scale  # half precision leaves calibration and signature alone
+    assert torch.equal(half.signature, table.signature)
+
+
+def test_state_of_another_dictionary_is_refused():
+    table, _ = make_table("cosine")
+    other_dictionary = make_dictionary()
+    other_dictionary.symbols[6] = "changed"
+    other = TargetTable(make_rows(other_dictionary), other_dictionary, "cosine")
+    with pytest.raises(ValueError, match=dictionary_signature(other_dictionary)[:12]):
+        other.load_state_dict(table.state_dict())
