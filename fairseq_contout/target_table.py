@@ -157,8 +157,8 @@ class TargetTable(nn.Module):
             raise ValueError(
                 "the checkpoint's target table belongs to a dictionary with signature "
                 f"{_signature_hex(found)[:12]}…, the dictionary in use has "
-                f"{_signature_hex(self.signature)[:12]}…; give the data folder whose dict.<lang>.txt"
-                " the model was trained with"
+                f"{_signature_hex(self.signature)[:12]}…; give the data folder whose dictionary "
+                "the model was trained with"
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

@@ -13,11 +13,11 @@ set -euo pipefail
 SET=demo SOURCE_LANG=es TARGET_LANG=en TEST_NAME=demo-test
 LOWERCASE=1 MAX_LENGTH=60 MAX_RATIO=3
 : "${RECIPE:=margin}" "${OUT_DIR:=demo-out}" "${SUBWORDS:=4000}" "${TABLE_DIM:=128}"
-: "${FASTTEXT_EPOCHS:=10}" "${DATA_DIR:=$EXAMPLES/demo/data}"
+: "${FASTTEXT_EPOCHS:=10}" "${TABLE_OPTIONS=--center}" "${DATA_DIR:=$EXAMPLES/demo/data}"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 PREPROCESS_OPTIONS=(--joined-dictionary)
 
-CONTINUOUS_ARCH=continuous_transformer
+CONTINUOUS_ARCH=continuous_transformer CONTINUOUS_OPTIONS=(--decoder-input encoder)
 SOFTMAX_ARCH=transformer SOFTMAX_OPTIONS=(--share-all-embeddings)
 MODEL_OPTIONS=(--encoder-layers 3 --decoder-layers 3
   --encoder-embed-dim 128 --decoder-embed-dim 128

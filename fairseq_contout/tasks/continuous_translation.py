@@ -20,7 +20,7 @@ class ContinuousTranslationConfig(TranslationConfig):
         default=32,
         metadata={
             "help": "nearest rows of the target table that compete at each step, beside the "
-            "special symbols; from 2 x beam on, hypotheses and scores are those of --task translation"
+            "special symbols; from 2 x beam on, results are those of --task translation"
         },
     )
 
