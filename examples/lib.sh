@@ -88,6 +88,7 @@ recipe_run() {
   recipe_arguments "$@"
   {
     check_tools
+    check_test_sets
     lock_folder "$OUT_DIR" fail
     prepare
     train

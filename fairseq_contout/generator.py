@@ -166,6 +166,8 @@ class SlotSearch(search.Search):
 def blocked_tokens(tokens: Tensor, size: int) -> Optional[Tensor]:
     """List the tokens that would repeat an n-gram of their hypothesis.
 
+    As in fairseq, n = 1 blocks nothing: it would block ``</s>``, with which hypotheses start.
+
     Args:
         tokens: hypotheses so far, ``(N, t)``, ``</s>`` first, as in fairseq.
         size: n.
@@ -175,7 +177,7 @@ def blocked_tokens(tokens: Tensor, size: int) -> Optional[Tensor]:
     """
     rows: List[List[int]] = []
     for hypothesis in tokens.tolist():
-        last = hypothesis[len(hypothesis) - size + 1 :]
+        last = hypothesis[-(size - 1) :]  # all of it for n = 1, which equals no empty n-gram
         starts = range(max(0, len(hypothesis) - size + 1))
         rows.append(
             [hypothesis[i + size - 1] for i in starts if hypothesis[i : i + size - 1] == last]
@@ -202,6 +204,11 @@ class _OverSlots:
             )
         slots = SlotModel(models[0], knn)
         inner = search.BeamSearch(tgt_dict) if search_strategy is None else search_strategy
+        if getattr(inner, "sampling_topk", 0) > knn:
+            raise ValueError(
+                f"--sampling-topk must be at most --knn, the rows that are found ({knn}), but is "
+                f"{inner.sampling_topk}; raise --knn, or {_REMEDY}"
+            )
         super().__init__(
             [slots], tgt_dict, search_strategy=SlotSearch(tgt_dict, inner, slots), **kwargs
         )

@@ -26,18 +26,20 @@ class Neighbours(NamedTuple):
     log_sum_exp: Tensor
 
 
+@torch.no_grad()
 def exact_search(
     query: Query,
     weight: Tensor,
     k: int,
     *,
     allowed: Optional[Tensor] = None,
+    normalizer: bool = True,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Neighbours:
     """Find the k rows with the largest logits, and the exact log-sum-exp over all rows.
 
     The rows are visited in chunks: product, running top-k, running log-sum-exp. Time O(N V d),
-    memory O(N (chunk_rows + k)).
+    memory O(N (chunk_rows + k)). No gradient flows through the result.
 
     Args:
         query: predictions, ``(N, d)``.
@@ -46,6 +48,7 @@ def exact_search(
         allowed: rows that may be returned, ``(V,)`` bool; all when None. A row that is not allowed
             has no part in the log-sum-exp either. With fewer than k allowed rows the last logits
             are -inf.
+        normalizer: False leaves the log-sum-exp out (zeros), for those who want neighbours alone.
         chunk_rows: rows per product.
 
     Raises:
@@ -57,21 +60,21 @@ def exact_search(
             f"k must be between 1 and the number of rows of the table ({size}), but is {k}; "
             "lower --knn"
         )
-    best = indices = log_sum_exp = None
+    count = query.vector.size(0)
+    log_sum_exp = query.vector.new_full((count,), -torch.inf if normalizer else 0.0)
+    best = query.vector.new_empty((count, 0))
+    indices = torch.empty((count, 0), dtype=torch.long, device=best.device)
     for start in range(0, size, chunk_rows):
         rows = weight[start : start + chunk_rows].to(query.vector.dtype)
         logits = query.finish(query.vector @ rows.t())  # N x chunk
         if allowed is not None:
-            logits = logits.masked_fill(~allowed[start : start + chunk_rows], -torch.inf)
-        chunk_sum = logits.logsumexp(dim=-1)
+            logits.masked_fill_(~allowed[start : start + chunk_rows], -torch.inf)
+        if normalizer:
+            log_sum_exp = torch.logaddexp(log_sum_exp, logits.logsumexp(dim=-1))
         top, position = logits.topk(min(k, logits.size(-1)), dim=-1)
-        position = position + start
-        if best is None:
-            best, indices, log_sum_exp = top, position, chunk_sum
-            continue
-        log_sum_exp = torch.logaddexp(log_sum_exp, chunk_sum)
         best = torch.cat((best, top), dim=-1)
-        indices = torch.cat((indices, position), dim=-1)
-        best, order = best.topk(min(k, best.size(-1)), dim=-1)
-        indices = indices.gather(-1, order)
+        indices = torch.cat((indices, position + start), dim=-1)
+        if best.size(-1) > k:
+            best, order = best.topk(k, dim=-1)
+            indices = indices.gather(-1, order)
     return Neighbours(best, indices, log_sum_exp)

@@ -164,7 +164,9 @@ def describe_source(args) -> str:
     if args.vectors is not None:
         parts.append(Path(args.vectors).name)
     if args.center or args.remove_components:
-        parts.append(f"centred, {args.remove_components or 0} components removed")
+        parts.append("centred")
+    if args.remove_components:
+        parts.append(f"{args.remove_components} components removed")
     if args.mix_random is not None:
         parts.append(f"mixed with random rows, alpha {args.mix_random:g}")
     return ", ".join(parts) + f", seed {args.seed}"

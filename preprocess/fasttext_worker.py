@@ -27,5 +27,5 @@ if __name__ == "__main__":
     try:
         train(**json.loads(sys.argv[1]))
     except (ValueError, RuntimeError, MemoryError) as error:
-        print(error or type(error).__name__)  # the parent words the message
+        print(str(error) or type(error).__name__)  # the parent words the message
         sys.exit(1)

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,9 +43,10 @@ def parser() -> Parser:
     parser.add_argument("--dim", type=number(int, 2), default=300, help="dimension of the vectors")
     parser.add_argument(
         "--epoch",
-        type=number(int, 1),
-        help=f"passes over the text (default: 5, as in fastText, and more for a small text, so that "
-        f"about {SEEN_PIECES:,} pieces are read, at most 50)",
+        type=lambda text: None if text == "auto" else number(int, 1)(text),
+        default="auto",
+        help=f"passes over the text; auto: 5, as in fastText, and more for a small text, to read "
+        f"about {SEEN_PIECES:,} pieces, but at most 50",
     )
     parser.add_argument(
         "--minn", type=number(int, 0), default=3, help="shortest n-gram (0 with --maxn 0: none)"
@@ -125,6 +127,45 @@ def one_file(paths, folder):
         yield joined
 
 
+def run_worker(job: dict, quiet: bool):
+    """Run fasttext_worker.py with a progress bar; return its status and its message."""
+    command = [sys.executable, str(Path(__file__).with_name("fasttext_worker.py")), json.dumps(job)]
+    environment = {**os.environ, "MALLOC_PERTURB_": "255"}  # see the worker
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            show_passes(process, job["options"]["input"], job["options"]["epoch"], quiet)
+            said = process.stdout.read()
+        except BaseException:  # also when this script is interrupted or terminated
+            process.kill()
+            raise
+    return process.returncode, " ".join(said.split())
+
+
+def show_passes(process, text, epochs: int, quiet: bool):
+    """Show how often the process has gone through the text, until it ends."""
+    size, passes, before = os.path.getsize(text), -1, 0  # the pass before the first counts words
+    with progress(None, "fastText", quiet, total=epochs, unit="passes") as bar:
+        while process.poll() is None:
+            position = position_in(process.pid, text)
+            passes, before = passes + (position < before), position
+            bar.update(max(0.0, min(round(passes + position / size, 2), epochs) - bar.n))
+            time.sleep(0.1)
+        if not process.returncode:
+            bar.update(epochs - bar.n)
+
+
+def position_in(pid: int, text) -> int:
+    """Return how far a process has read a file; 0 where the system does not tell (not Linux)."""
+    try:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            if os.path.realpath(link) == os.path.realpath(text):
+                first = Path(f"/proc/{pid}/fdinfo/{link.name}").read_text().split("\n", 1)[0]
+                return int(first.split()[1])
+    except OSError:
+        pass  # the process has ended, or there is no /proc
+    return 0
+
+
 def train(args):
     check_output(args.output)
     if args.minn > args.maxn:
@@ -150,24 +191,19 @@ def train(args):
         "t": args.sample,
         "bucket": bucket,
         "thread": args.threads,
-        "verbose": 0 if args.quiet else 2,
+        # with one thread fastText is silent until the end
+        "verbose": 0 if args.quiet or args.threads == 1 else 2,
     }
     folder = Path(args.output).parent
     with one_file(args.input, folder) as text, atomic_path(args.output) as temporary:
         job = {"output": str(temporary), "seed": args.seed, "options": {"input": text, **options}}
-        worker = Path(__file__).with_name("fasttext_worker.py")
-        done = subprocess.run(
-            [sys.executable, str(worker), json.dumps(job)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "MALLOC_PERTURB_": "255"},
-        )
-        if done.returncode:
-            reason = " ".join(done.stdout.split()) or f"it ended with status {done.returncode}"
+        status, reason = run_worker(job, args.quiet or args.threads > 1)
+        if status:
+            reason = reason or f"it ended with status {status}"
             remedy = "lower --lr" if "NaN" in reason else "check the options and the memory"
             raise ValueError(f"{', '.join(args.input)}: fastText cannot train: {reason}; {remedy}")
     print(
-        f"{args.output}: {len(words)} distinct pieces ({sum(words.values())} in all), {epochs} passes, "
+        f"{args.output}: {epochs} passes over {sum(words.values())} pieces, {len(words)} distinct, "
         f"{bucket} rows for n-grams"
     )
 

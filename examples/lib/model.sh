@@ -54,8 +54,10 @@ train() {
 
 run_training() {
   mkdir -p "$OUT_DIR/checkpoints"
-  quietly "$PYTHON" "$LIB/train.py" --stats "$OUT_DIR/train_stats.json" --save-dir "$OUT_DIR/checkpoints" -- \
-    "$FAIRSEQ-train" "$BIN_DIR" --save-dir "$OUT_DIR/checkpoints" --log-file "$OUT_DIR/train.log" "$@"
+  # not --log-file: fairseq opens that once more in every epoch, and then writes each line again
+  PYTHONWARNINGS=ignore "$PYTHON" "$LIB/train.py" --stats "$OUT_DIR/train_stats.json" \
+    --save-dir "$OUT_DIR/checkpoints" -- "$FAIRSEQ-train" "$BIN_DIR" \
+    --save-dir "$OUT_DIR/checkpoints" "$@" 2>&1 | tee -a "$OUT_DIR/train.log" | readable >&2
 }
 
 # decode NAME BIN_DIR BEAM: translations to OUT_DIR/decode/NAME.beamN.log
@@ -71,7 +73,7 @@ decode() {
   # shellcheck disable=SC2206 # a list of options, split on blanks on purpose
   options+=($GENERATE_OPTIONS)
   stage_again "$OUT_DIR" "decode-$name-beam$beam" \
-    "${options[*]} model=$(checksum "$MODEL") data=$(checksum "$data"/test.*.bin)" \
+    "${options[*]} model=$(checksum "$WEIGHTS") data=$(checksum "$data"/test.*.bin)" \
     run_decoding "$data" "$OUT_DIR/decode/$name.beam$beam.log" "${options[@]}"
 }
 
@@ -83,7 +85,7 @@ run_decoding() {
   {
     {
       PYTHONWARNINGS=ignore "$FAIRSEQ-generate" "$data" --user-dir "$ROOT/fairseq_contout" \
-        --path "$MODEL" --log-format simple --log-interval 5 "$@" 2>&1 1>&4 | readable >&2
+        --path "$WEIGHTS" --log-format simple --log-interval 5 "$@" 2>&1 1>&4 | readable >&2
     } 4>&1 | tee "$log.tmp" | { grep --line-buffered ' | INFO | ' || true; } | readable >&2
   }
   mv -f "$log.tmp" "$log"
@@ -103,6 +105,22 @@ score() {
     --output "$OUT_DIR/decode/$1.json" "${options[@]}"
 }
 
+# Errors in TEST_SETS should not wait for the end of a training.
+check_test_sets() {
+  local prefix prefixes lang names=,
+  IFS=, read -r -a prefixes <<<"$TEST_SETS"
+  for prefix in ${prefixes[@]+"${prefixes[@]}"}; do
+    for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
+      [ -f "$prefix.$lang" ] || [ -f "$prefix.$lang.gz" ] || [ -f "$prefix.$lang.xz" ] ||
+        die "TEST_SETS names $prefix, but there is no $prefix.$lang (or .gz, .xz)"
+    done
+    case $names in
+      *",${prefix##*/},"*) die "TEST_SETS names two files ${prefix##*/}; rename one: their results would be mixed up" ;;
+    esac
+    names+="${prefix##*/},"
+  done
+}
+
 evaluate_one() {
   decode "$1" "$2" "$BEAM"
   decode "$1" "$2" 1
@@ -110,10 +128,9 @@ evaluate_one() {
 }
 
 evaluate() {
-  local prefix name lines=()
-  MODEL="$OUT_DIR/checkpoints/checkpoint_$CHECKPOINT.pt"
-  [ -f "$MODEL" ] || die "$MODEL does not exist although the training ended; train without options that save nothing"
-  local prefixes
+  local prefix prefixes name lines=()
+  WEIGHTS="$OUT_DIR/checkpoints/checkpoint_$CHECKPOINT.pt"
+  [ -f "$WEIGHTS" ] || die "$WEIGHTS does not exist although the training ended; train without options that save nothing"
   IFS=, read -r -a prefixes <<<"$TEST_SETS"
   for prefix in ${prefixes[@]+"${prefixes[@]}"}; do
     name=${prefix##*/}

@@ -194,9 +194,7 @@ build_table() {
 # prepare_test_set PREFIX NAME: PREFIX.SRC and PREFIX.TGT, treated as the set's own test files.
 prepare_test_set() {
   local folder=$OUT_DIR/test_sets/$2 from
-  from=$(dirname "$1")
-  [ -d "$from" ] || die "TEST_SETS names $1, but $from is no folder"
-  from=$(absolute "$from")
+  from=$(absolute "$(dirname "$1")")
   test_set_files() {
     echo "test $SOURCE_LANG plain $2.$SOURCE_LANG - -"
     echo "test $TARGET_LANG plain $2.$TARGET_LANG - -"

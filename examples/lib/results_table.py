@@ -10,8 +10,8 @@ from pathlib import Path
 
 HEADER = (
     "| recipe | table | BLEU beam 5 | BLEU greedy | chrF beam 5 | chrF greedy | updates | "
-    "s / update | × softmax | training s | peak GB | seed |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|---|"
+    "s / update | × softmax | training s | CPU s | peak GB | seed |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -50,6 +50,7 @@ def row(result: dict, softmax: dict) -> str:
         f"{result['seconds_per_update']:.3f}",
         f"{result['seconds_per_update'] / speed:.2f}" if speed else "–",
         f"{result['train_seconds']:.0f}",
+        f"{result.get('train_cpu_seconds', 0):.0f}",
         f"{result['peak_memory_bytes'] / 1e9:.2f}",
         str(result["seed"]),
     ]

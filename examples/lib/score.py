@@ -80,6 +80,7 @@ def training_cost(log: Path, stats: Path) -> dict:
     return {
         "updates": updates,
         "train_seconds": round(kept["seconds"], 1),
+        "train_cpu_seconds": round(kept.get("cpu_seconds", 0.0), 1),
         "seconds_per_update": round(inside / updates, 4),
         "peak_memory_bytes": kept["peak_memory_bytes"],
     }

@@ -39,10 +39,10 @@ def mend_checkpoint(folder: Path):
 
 
 def read_stats(path: Path) -> dict:
-    """Return the seconds, peak bytes and runs so far."""
+    """Return the times, peak bytes and runs so far (of runs that were killed, wall time alone)."""
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
-    return {"seconds": 0.0, "peak_memory_bytes": 0, "runs": 0}
+    return {"seconds": 0.0, "cpu_seconds": 0.0, "peak_memory_bytes": 0, "runs": 0}
 
 
 def write_stats(path: Path, stats: dict):
@@ -78,7 +78,11 @@ def run(command: list, path: Path) -> int:
             keep()
             if os.getppid() != parent:  # the script that started us was killed: do not live on
                 process.terminate()
-    keep(peak_memory_bytes=max(before["peak_memory_bytes"], peak_memory()))
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    keep(
+        peak_memory_bytes=max(before["peak_memory_bytes"], peak_memory()),
+        cpu_seconds=before.get("cpu_seconds", 0.0) + used.ru_utime + used.ru_stime,
+    )
     return status if status >= 0 else 128 - status
 
 

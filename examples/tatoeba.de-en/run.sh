@@ -17,10 +17,10 @@ set -euo pipefail
 
 SET=tatoeba.de-en SOURCE_LANG=de TARGET_LANG=en TEST_NAME=tatoeba-test
 LOWERCASE=1 MAX_RATIO=3
-: "${SUBWORDS:=8000}" "${TABLE_DIM:=128}" "${FASTTEXT_EPOCHS:=10}"
+: "${SUBWORDS:=8000}" "${TABLE_DIM:=128}" "${FASTTEXT_EPOCHS:=10}" "${TABLE_OPTIONS=--center}"
 PREPROCESS_OPTIONS=(--joined-dictionary)
 
-CONTINUOUS_ARCH=continuous_transformer
+CONTINUOUS_ARCH=continuous_transformer CONTINUOUS_OPTIONS=(--decoder-input encoder)
 SOFTMAX_ARCH=transformer SOFTMAX_OPTIONS=(--share-all-embeddings)
 MODEL_OPTIONS=(--encoder-layers 3 --decoder-layers 3
   --encoder-embed-dim 128 --decoder-embed-dim 128

@@ -22,7 +22,7 @@ MAX_LENGTH=250 MAX_RATIO=1.5
 : "${SUBWORDS:=32000}" "${TABLE_DIM:=300}" "${SIZE:=base}"
 PREPROCESS_OPTIONS=(--joined-dictionary)
 
-SOFTMAX_OPTIONS=(--share-all-embeddings)
+SOFTMAX_OPTIONS=(--share-all-embeddings) CONTINUOUS_OPTIONS=(--decoder-input encoder)
 case $SIZE in
   base)
     CONTINUOUS_ARCH=continuous_transformer_wmt_en_de SOFTMAX_ARCH=transformer_wmt_en_de

@@ -26,7 +26,7 @@ MAX_LENGTH=250 MAX_RATIO=1.5
 : "${SUBWORDS:=40000}" "${TABLE_DIM:=300}"
 PREPROCESS_OPTIONS=(--joined-dictionary)
 
-CONTINUOUS_ARCH=continuous_transformer_wmt_en_de
+CONTINUOUS_ARCH=continuous_transformer_wmt_en_de CONTINUOUS_OPTIONS=(--decoder-input encoder)
 SOFTMAX_ARCH=transformer_wmt_en_de SOFTMAX_OPTIONS=(--share-all-embeddings)
 MODEL_OPTIONS=(--dropout 0.3)
 TRAIN_OPTIONS=(--optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.0

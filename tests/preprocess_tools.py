@@ -1,0 +1,58 @@
+"""Helpers of the test_preprocess_*.py files: run a script, in this process or in one of its own."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+SCRIPTS = ["learn_subwords", "apply_subwords", "clean_parallel", "train_fasttext", "build_table"]
+
+
+def call(script, *arguments) -> int:
+    """Run ``preprocess/<script>.py`` in this process, without progress bars; return its status."""
+    main = importlib.import_module(f"preprocess.{script}").main
+    return main(["--quiet", *map(str, arguments)])
+
+
+def start(script, *arguments, **options) -> subprocess.Popen:
+    """Start ``preprocess/<script>.py`` in a process of its own."""
+    command = [sys.executable, str(ROOT / "preprocess" / f"{script}.py"), *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)
+
+
+def fails(capsys, folder, script, *arguments) -> str:
+    """Check that a call fails as bad input must, and return its message.
+
+    Status ≠ 0, exactly one line on stderr, and the folder is as it was.
+    """
+    before = snapshot(folder)
+    capsys.readouterr()
+    try:
+        status = call(script, *arguments)
+    except SystemExit as left:  # argparse
+        status = left.code
+    captured = capsys.readouterr()
+    assert status != 0
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1 and captured.err.endswith("\n"), captured.err
+    assert ": error: " in captured.err
+    assert snapshot(folder) == before
+    return captured.err
+
+
+def snapshot(folder) -> dict:
+    """Return every file below a folder with its bytes."""
+    return {p: p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+def write_dictionary(path, words, count=1):
+    """Write a fairseq dictionary: words, or ``{word: count}``; return it loaded."""
+    from fairseq.data import Dictionary
+
+    counts = words if isinstance(words, dict) else dict.fromkeys(words, count)
+    path.write_text("".join(f"{w} {c}\n" for w, c in counts.items()), encoding="utf-8")
+    return Dictionary.load(str(path))

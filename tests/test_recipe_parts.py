@@ -1,0 +1,211 @@
+"""The parts of the recipes in examples/lib, and their errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import recipe_data
+from recipe_data import REPOSITORY, error, run
+
+LIB = REPOSITORY / "examples" / "lib"
+
+
+def test_unknown_recipe(tmp_path):
+    assert "power-spherical, but is softmaxx" in error(
+        run("multi30k.de-en", "softmaxx", tmp_path / "out")
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_dir_must_be_given():
+    assert "OUT_DIR must be given" in error(run("multi30k.de-en", "softmax"))
+
+
+def test_missing_file(tmp_path):
+    recipe_data.multi30k(tmp_path / "data", 20)
+    (tmp_path / "data" / "val.en.gz").unlink()
+    message = error(run("multi30k.de-en", "softmax", tmp_path / "o", DATA_DIR=tmp_path / "data"))
+    assert "val.en" in message and "missing" in message and "DATA_DIR" in message
+    assert not (tmp_path / "o" / "prep" / ".stamps" / "data").exists()
+    assert not (tmp_path / "o" / ".lock").exists()
+
+
+def test_data_dir_must_exist(tmp_path):
+    message = error(run("multi30k.de-en", "softmax", tmp_path / "o", DATA_DIR=tmp_path / "none"))
+    assert "DATA_DIR must be a folder" in message
+
+
+def test_test_sets_are_checked_before_anything_is_done(tmp_path):
+    (tmp_path / "a.de").write_text("eins\n", encoding="utf-8")
+    message = error(run("multi30k.de-en", "l2", tmp_path / "o", TEST_SETS=tmp_path / "a"))
+    assert "there is no" in message and "a.en" in message
+    (tmp_path / "a.en").write_text("one\n", encoding="utf-8")
+    twice = f"{tmp_path}/a,{tmp_path}/a"
+    assert "two files a" in error(run("multi30k.de-en", "l2", tmp_path / "o", TEST_SETS=twice))
+
+
+def test_misaligned_files(tmp_path):
+    recipe_data.multi30k(tmp_path / "data", 20)
+    (tmp_path / "data" / "train.en.gz").unlink()
+    (tmp_path / "data" / "train.en").write_text("only one\n", encoding="utf-8")
+    message = error(run("multi30k.de-en", "softmax", tmp_path / "o", DATA_DIR=tmp_path / "data"))
+    assert "train.de and train.en must be aligned" in message and "20 and 1" in message
+    assert not (tmp_path / "o" / "prep" / "raw" / "train.de").exists()
+
+
+def test_text_that_is_not_utf8(tmp_path):
+    recipe_data.multi30k(tmp_path / "data", 20)
+    (tmp_path / "data" / "val.en.gz").unlink()
+    (tmp_path / "data" / "val.en").write_bytes(b"caf\xe9\n")
+    message = error(run("multi30k.de-en", "softmax", tmp_path / "o", DATA_DIR=tmp_path / "data"))
+    assert "val.en: must be UTF-8" in message
+
+
+def test_failed_download(tmp_path):
+    message = error(
+        run("multi30k.de-en", "softmax", tmp_path / "o", DATA_URL=f"file://{tmp_path}/nothing")
+    )
+    assert "could not be downloaded" in message and "DATA_DIR=FOLDER" in message
+
+
+def test_line_breaks_inside_sentences_do_not_misalign(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.de").write_text("eins\u2028zwei\rdrei\nvier\n", encoding="utf-8", newline="")
+    (data / "a.en").write_text("one two three\nfour\n", encoding="utf-8")
+    specification = "test de plain a.de - -\ntest en plain a.en - -\n"
+    command = [sys.executable, LIB / "extract.py", "--data-dir", data, "--output", tmp_path / "raw"]
+    command += ["--source-lang", "de", "--target-lang", "en"]
+    subprocess.run(command, input=specification, text=True, check=True, capture_output=True)
+    assert (tmp_path / "raw" / "test.de").read_text(encoding="utf-8") == "eins zwei drei\nvier\n"
+
+
+def test_talks_keep_titles_and_drop_what_is_not_speech():
+    sys.path.insert(0, str(LIB))
+    try:
+        import extract
+    finally:
+        sys.path.remove(str(LIB))
+    pairs = [("uno & dos", "one"), ("tres", "three")]
+    data = recipe_data.talk([(a.replace("&", "&amp;"), b) for a, b in pairs], 0)
+    assert extract.sentences(data, "tags", "x") == ["uno & dos", "tres"]
+    assert extract.sentences(recipe_data.segments(pairs, 1), "seg", "x") == ["one", "three"]
+
+
+def write_generation(path, hypotheses):
+    rows = (f"S-{i}\tx\nH-{i}\t-0.5\t{text}\nD-{i}\t-0.5\t{text}\n" for i, text in hypotheses)
+    path.write_text("".join(rows), encoding="utf-8")
+
+
+def score_command(tmp_path, *more):
+    (tmp_path / "log").write_text(
+        "epoch 001 | valid on 'valid' subset | loss 9 | num_updates 5\n"
+        "epoch 001 | loss 9 | num_updates 5 | lr 1 | train_wall 50 | wall 60\n"
+        "epoch 002 | loss 8 | num_updates 9 | lr 1 | train_wall 99 | wall 160\n"
+        "epoch 002 | loss 8 | num_updates 10 | lr 1 | train_wall 50 | wall 120\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "stats").write_text('{"seconds": 130.0, "peak_memory_bytes": 7, "runs": 2}')
+    command = [sys.executable, LIB / "score.py", "--output", tmp_path / "out.json"]
+    for name in ("beam", "greedy"):
+        command += [f"--{name}", tmp_path / f"{name}.log"]
+    command += ["--reference", tmp_path / "ref", "--target-lang", "en", "--recipe", "vmf"]
+    command += ["--train-log", tmp_path / "log", "--train-stats", tmp_path / "stats"]
+    command += ["--seed", "3", "--test-set", "news", *more]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def test_score_orders_and_detokenises(tmp_path):
+    (tmp_path / "ref").write_text(
+        "It's a very small house.\nThe \u2028 dog sees me now.\n", "utf-8"
+    )
+    beam = [(1, "the dog sees me now ."), (0, "it &apos;s a very small house .")]
+    write_generation(tmp_path / "beam.log", beam)
+    write_generation(tmp_path / "greedy.log", [(0, "it is"), (1, "no")])
+    process = score_command(tmp_path, "--lowercase")
+    assert process.returncode == 0, process.stderr
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["bleu"] > 99 and result["greedy_bleu"] < 50
+    assert "case:lc" in result["bleu_signature"] and "tok:13a" in result["bleu_signature"]
+    # an epoch that was begun twice counts once: 50 + 50 seconds in 10 updates
+    assert (result["updates"], result["seconds_per_update"]) == (10, 10.0)
+    assert (result["train_seconds"], result["peak_memory_bytes"], result["seed"]) == (130.0, 7, 3)
+    assert "it's a very small house." in (tmp_path / "beam.txt").read_text(encoding="utf-8")
+
+
+def test_score_refuses_missing_translations(tmp_path):
+    (tmp_path / "ref").write_text("one\ntwo\n", encoding="utf-8")
+    write_generation(tmp_path / "beam.log", [(1, "two")])
+    write_generation(tmp_path / "greedy.log", [(0, "one"), (1, "two")])
+    process = score_command(tmp_path)
+    assert process.returncode == 1 and "each of the 2 references" in process.stderr
+    assert process.stderr.count("\n") == 1 and not (tmp_path / "out.json").exists()
+
+
+def test_training_ends_with_the_script_that_started_it(tmp_path):
+    sleeper = "import os,time; print(os.getpid(), flush=True); time.sleep(60)"
+    outer = f"'{sys.executable}' '{LIB}/train.py' --stats '{tmp_path}/s' --save-dir '{tmp_path}'"
+    outer += f" -- '{sys.executable}' -c '{sleeper}'; :"
+    script = subprocess.Popen(["bash", "-c", outer], stdout=subprocess.PIPE, text=True)
+    training = int(script.stdout.readline())
+    script.kill()
+    script.wait()
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        try:
+            os.kill(training, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(training, signal.SIGKILL)
+        pytest.fail("the training lived on")
+    stats = json.loads((tmp_path / "s").read_text())
+    assert stats["runs"] == 1 and stats["seconds"] > 0
+
+
+def test_training_mends_a_checkpoint_that_was_cut_off(tmp_path):
+    # torch.save writes zip archives
+    recipe_data.zipped(tmp_path / "checkpoint_best.pt", {"data.pkl": bytes(range(256))})
+    whole = (tmp_path / "checkpoint_best.pt").read_bytes()
+    (tmp_path / "checkpoint_last.pt").write_bytes(whole[: len(whole) // 2])
+    command = [sys.executable, LIB / "train.py", "--stats", tmp_path / "s", "--save-dir", tmp_path]
+    subprocess.run([*command, "--", "true"], check=True, capture_output=True)
+    assert (tmp_path / "checkpoint_last.pt").read_bytes() == whole
+    assert subprocess.run([*command, "--", "false"], check=False).returncode == 1
+    assert json.loads((tmp_path / "s").read_text())["runs"] == 2
+
+
+def test_tatoeba_split_keeps_sentences_apart(tmp_path):
+    script = REPOSITORY / "examples" / "tatoeba.de-en" / "split.py"
+    rows = [f"english {i}\tdeutsch {i // 2}\tCC" for i in range(600)]
+    recipe_data.zipped(tmp_path / "deu-eng.zip", {"deu.txt": "\n".join(rows).encode()})
+    command = [sys.executable, script, tmp_path / "deu-eng.zip", tmp_path]
+    subprocess.run(command, check=True)
+    parts = {
+        name: [(tmp_path / f"{name}.{lang}").read_text().splitlines() for lang in ("de", "en")]
+        for name in ("train", "valid", "test")
+    }
+    assert sum(len(part[0]) for part in parts.values()) == 600
+    assert all(60 <= len(parts[name][0]) < 70 for name in ("valid", "test"))
+    for side in (0, 1):
+        sentences = [set(part[side]) for part in parts.values()]
+        assert not (
+            sentences[0] & sentences[1] | sentences[0] & sentences[2] | sentences[1] & sentences[2]
+        )
+
+
+def test_results_table(tmp_path):
+    result = {"recipe": "softmax", "test_set": "t", "bleu": 30, "chrf": 50, "greedy_bleu": 29}
+    result.update(greedy_chrf=49, updates=10, seconds_per_update=0.5, train_seconds=6, seed=1)
+    result.update(peak_memory_bytes=10**9, bleu_signature="b", chrf_signature="c")
+    other = {**result, "recipe": "vmf", "seconds_per_update": 0.25, "table": "fasttext"}
+    (tmp_path / "r").write_text(json.dumps(result) + "\n" + json.dumps(other) + "\n")
+    command = [sys.executable, LIB / "results_table.py", tmp_path / "r"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    row = next(line for line in text.splitlines() if line.startswith("| vmf"))
+    assert row.split(" | ")[7:9] == ["0.250", "0.50"]

@@ -1,0 +1,151 @@
+"""Every run.sh of examples/, end to end on slices of the bundled corpus: make test-recipes."""
+
+import gzip
+import json
+import lzma
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import recipe_data
+from recipe_data import REPOSITORY, environment, error, results, run
+
+pytestmark = pytest.mark.recipes
+
+TINY = ["--max-update", "4", "--max-epoch", "9", "--batch-size", "30"]
+TINY += ["--encoder-layers", "1", "--decoder-layers", "1"]
+TRANSFORMER = [*TINY, "--encoder-attention-heads", "2", "--decoder-attention-heads", "2"]
+for _side in ("encoder", "decoder"):
+    TRANSFORMER += [f"--{_side}-embed-dim", "16", f"--{_side}-ffn-embed-dim", "32"]
+LSTM = [*TINY, "--encoder-embed-dim", "16", "--decoder-embed-dim", "16"]
+LSTM += ["--encoder-hidden-size", "8", "--decoder-hidden-size", "16"]
+LSTM += ["--decoder-out-embed-dim", "16"]
+
+#: set, languages, layout, options, name of the test set, a continuous recipe
+SETS = {
+    "multi30k": ("multi30k.de-en", recipe_data.multi30k, TRANSFORMER, "test_2016_flickr", "vmf"),
+    "tatoeba": ("tatoeba.de-en", recipe_data.tatoeba, TRANSFORMER, "tatoeba-test", "margin"),
+    "iwslt14": ("iwslt14.de-en", recipe_data.iwslt14, TRANSFORMER, "iwslt14-test", "cosine"),
+    "iwslt14-prepared": (
+        "iwslt14.de-en",
+        recipe_data.iwslt14_prepared,
+        TRANSFORMER,
+        "iwslt14-test",
+        "syn-margin",
+    ),
+    "iwslt16": ("iwslt16.fr-en", recipe_data.iwslt16, LSTM, "tst2015+tst2016", "vmf-authors"),
+    "wmt16": ("wmt16.ro-en", recipe_data.wmt16, TRANSFORMER, "newstest2016", "l2"),
+    "wmt14": ("wmt14.en-de", recipe_data.wmt14, TRANSFORMER, "newstest2014", "power-spherical"),
+}
+
+
+def check(result, recipe, test_set):
+    assert result["recipe"] == recipe and result["test_set"] == test_set
+    assert result["updates"] == 4 and result["seed"] == 1
+    for name in ("bleu", "chrf", "greedy_bleu", "greedy_chrf"):
+        assert 0 <= result[name] <= 100
+    assert result["train_seconds"] > 0 and result["seconds_per_update"] > 0
+    assert result["peak_memory_bytes"] > 50e6
+    assert result["bleu_signature"].startswith("nrefs:1|")
+    assert result["chrf_signature"].startswith("nrefs:1|")
+
+
+@pytest.mark.parametrize("name", sorted(SETS))
+def test_recipe(tmp_path, name):
+    folder, layout, options, test_set, recipe = SETS[name]
+    layout(tmp_path / "data with blanks", 300)
+    shared = {"PREP_DIR": tmp_path / "prep"}
+    more = {**shared, "DATA_DIR": tmp_path / "data with blanks"}
+    softmax = results(run(folder, "softmax", tmp_path / "softmax", *options, **more))
+    check(softmax[0], "softmax", test_set)
+    # the second run needs no DATA_DIR: it finds the data prepared
+    process = run(folder, recipe, tmp_path / "ours", *options, **shared)
+    check(results(process)[0], recipe, test_set)
+    assert "binarise: done before, skipped" in process.stderr
+    tokens = "tok:none" if folder.startswith("iwslt14") else "tok:13a"
+    assert tokens in softmax[0]["bleu_signature"]
+
+
+def test_test_sets_and_other_options(tmp_path):
+    recipe_data.multi30k(tmp_path / "data", 300)
+    more = {"DATA_DIR": tmp_path / "data"}
+    for side, language in enumerate(("de", "en")):
+        text = recipe_data.lines(recipe_data.sentences(15, skip=400), side)
+        (tmp_path / f"other.{language}").write_bytes(text)
+    out = tmp_path / "out"
+    first = run("multi30k.de-en", "margin-batch", out, *TRANSFORMER, **more)
+    check(results(first)[0], "margin-batch", "test_2016_flickr")
+    again = run(
+        "multi30k.de-en", "margin-batch", out, *TRANSFORMER, TEST_SETS=tmp_path / "other", **more
+    )
+    found = results(again)
+    check(found[0], "margin-batch", "other")
+    assert found[1] == json.loads(first.stdout)
+    for stage in ("clean", "train", "decode-test-beam5"):
+        assert f"{stage}: done before, skipped" in again.stderr
+    assert len((out / "decode" / "extra-other.beam5.txt").read_text().splitlines()) == 15
+    other = [*TRANSFORMER, "--dropout", "0.2"]
+    message = error(run("multi30k.de-en", "margin-batch", out, *other, **more))
+    assert "training with other options" in message and "now « --dropout 0.2" in message
+    message = error(run("multi30k.de-en", "margin-batch", out, **{**more, "SUBWORDS": 90}))
+    assert "stage subwords was finished with other inputs" in message
+
+
+def test_sentencepiece_and_download(tmp_path):
+    recipe_data.multi30k(tmp_path / "site", 300)
+    for name in ("train.de", "val.de", "test_2016_flickr.de"):  # the site has .gz alone
+        packed = tmp_path / "site" / f"{name}.xz"
+        packed.with_suffix(".gz").write_bytes(gzip.compress(lzma.decompress(packed.read_bytes())))
+    found = results(
+        run(
+            "multi30k.de-en",
+            "margin",
+            tmp_path / "out",
+            *TRANSFORMER,
+            DATA_URL=f"file://{tmp_path}/site",
+            SUBWORD_METHOD="sentencepiece",
+            SUBWORDS=120,
+            TABLE_SOURCE="random",
+            TABLE_OPTIONS="--center",
+        )
+    )
+    check(found[0], "margin", "test_2016_flickr")
+    assert "▁" not in (tmp_path / "out" / "decode" / "test.beam5.txt").read_text(encoding="utf-8")
+
+
+def test_interrupted_training_continues(tmp_path):
+    recipe_data.multi30k(tmp_path / "data", 300)
+    out = tmp_path / "out"
+    options = [*TRANSFORMER, "--max-epoch", "400", "--max-update", "120", "--batch-size", "10"]
+    options += ["--save-interval-updates", "10", "--keep-interval-updates", "1"]
+    command = [REPOSITORY / "examples" / "multi30k.de-en" / "run.sh", "softmax", out, *options]
+    process = subprocess.Popen(
+        command,
+        env=environment(DATA_DIR=tmp_path / "data"),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while not (out / "checkpoints" / "checkpoint_last.pt").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (out / "results.jsonl").exists()
+    again = run("multi30k.de-en", "softmax", out, *options)
+    result = results(again)[0]
+    assert result["updates"] == 120
+    assert "Loaded checkpoint" in again.stderr
+    assert json.loads((out / "train_stats.json").read_text())["runs"] == 2
+
+
+def test_demo(tmp_path):
+    recipe_data.demo(tmp_path / "data", 300)
+    more = {"DATA_DIR": tmp_path / "data", "OUT_DIR": tmp_path / "out"}
+    process = run("demo", *TRANSFORMER, **more)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert process.stdout.count("translation  ") == 10
+    assert "BLEU beam 5" in process.stdout.splitlines()[-2] and "nrefs:1" in process.stdout
