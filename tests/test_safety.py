@@ -122,7 +122,7 @@ def test_wrong_starts_are_refused(options, message, corpus, tmp_path):
     arguments = options.replace("TABLE", str(corpus.table)).split() + START.split()
     with pytest.raises(ValueError, match=message):
         cli.call("train", corpus.data, *arguments, "--save-dir", tmp_path / "model")
-    assert not list(tmp_path.rglob("*.pt"))
+    assert not list(tmp_path.rglob("checkpoint*.pt"))
 
 
 def test_exit_status_is_not_zero(corpus, tmp_path):
