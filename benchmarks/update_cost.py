@@ -8,6 +8,7 @@ files. Ratios are medians over batches of (recipe / softmax).
 
 import argparse
 import json
+import logging
 import statistics
 import sys
 import time
@@ -101,6 +102,7 @@ def measure(arguments, extra):
 
 def plot(rows, path):
     """Draw the ratios with their quartiles."""
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq's logging shows it all
     import matplotlib
 
     matplotlib.use("Agg")
