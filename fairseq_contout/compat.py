@@ -46,7 +46,49 @@ def _disable_encoder_fastpath():
     TransformerEncoderLayerBase.__init__ = init
 
 
+def _block_repeated_ngrams():
+    # fairseq hands its whole buffer of tokens to the code for --no-repeat-ngram-size, which
+    # without a CUDA extension compares the padding at the buffer's end: nothing is ever blocked.
+    # https://github.com/facebookresearch/fairseq/issues/5206
+    # Until: fairseq cuts the buffer at the current step.
+    from fairseq.ngram_repeat_block import NGramRepeatBlock
+
+    original = NGramRepeatBlock._no_repeat_ngram
+
+    def block(self, tokens, lprobs, bsz, beam_size, step):
+        return original(self, tokens[:, : step + 1], lprobs, bsz, beam_size, step)
+
+    NGramRepeatBlock._no_repeat_ngram = block
+
+
+def _replace_unknown_words():
+    # fairseq's alignments are pairs (source, target), but --replace-unk takes them for a list of
+    # source positions, one for each target word: TypeError. Without --print-alignment there is no
+    # alignment at all: IndexError. And --replace-unk without a file takes "@@ " for the file.
+    # https://github.com/facebookresearch/fairseq/issues/3533
+    # Until: fairseq looks up pairs.
+    from fairseq import utils
+
+    original, load = utils.replace_unk, utils.load_align_dict
+
+    def replace_unk(hypo_str, src_str, alignment, align_dict, unk):
+        pairs = [pair for pair in alignment if isinstance(pair, tuple)]
+        sources = {target: source for source, target in pairs}
+        for position, word in enumerate(hypo_str.split()):
+            if word == unk and position not in sources:
+                raise ValueError(
+                    f"--replace-unk needs a source word for each {unk}, but there is no alignment; "
+                    "add --print-alignment hard"
+                )
+        return original(hypo_str, src_str, sources, align_dict, unk)
+
+    utils.replace_unk = replace_unk
+    utils.load_align_dict = lambda file: load("" if file == "@@ " else file)
+
+
 def apply():
     """Apply every workaround once, at import."""
     _allow_what_checkpoints_hold()
     _disable_encoder_fastpath()
+    _block_repeated_ngrams()
+    _replace_unknown_words()

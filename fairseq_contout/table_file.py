@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 FORMAT_VERSION = "1"
@@ -94,16 +94,29 @@ def save_table(path, weight: Tensor, dictionary, *, source: str, origins: dict, 
         "origins": json.dumps(origins, sort_keys=True),
         "command": command,
     }
+    content = _in_order(save({"weight": weight.float().contiguous()}, metadata=metadata))
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
     try:
-        save_file({"weight": weight.float().contiguous()}, temporary, metadata=metadata)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner reads
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _in_order(content: bytes) -> bytes:
+    # safetensors writes the metadata in an order that changes from run to run: the same table must
+    # be the same file. A file is the length of its header, the header (JSON), and the numbers.
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(dict(sorted(header.items())), ensure_ascii=False, separators=(",", ":"))
+    ordered = text.encode("utf-8")
+    ordered += b" " * (-len(ordered) % 8)  # numbers begin at a multiple of 8
+    return len(ordered).to_bytes(8, "little") + ordered + content[8 + length :]
 
 
 def read_table(path):

@@ -23,11 +23,12 @@ class Decoder:
 
     def __init__(self, data, checkpoint, **overrides):
         options = dict(data=str(data), source_lang="src", target_lang="tgt")
+        options.update(dataset_impl=None, train_subset="train", required_seq_len_multiple=1)
         dense = TranslationTask.setup_task(TranslationConfig(**options))
         self.dictionary = dense.target_dictionary
         dictionaries = dense.source_dictionary, dense.target_dictionary
         self.tasks = {None: dense}
-        for k in (2, 3, 10, 12, 39, 1000):
+        for k in (2, 5, 10, 1000):
             config = ContinuousTranslationConfig(knn=k, **options)
             self.tasks[k] = ContinuousTranslationTask(config, *dictionaries)
         models, _ = checkpoint_utils.load_model_ensemble(

@@ -4,6 +4,9 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -56,3 +59,40 @@ def write_dictionary(path, words, count=1):
     counts = words if isinstance(words, dict) else dict.fromkeys(words, count)
     path.write_text("".join(f"{w} {c}\n" for w, c in counts.items()), encoding="utf-8")
     return Dictionary.load(str(path))
+
+
+WORDS = {f"word{i}": 1000 // (i + 1) + 1 for i in range(70)}
+
+
+def make_files(folder):
+    """Write a dictionary and vectors of its words in another order; return both and the folder.
+
+    The dictionary has padding words; word3, word40 and end have no vector.
+    """
+    dictionary = write_dictionary(folder / "dict.txt", {**WORDS, "madeupword0000": 0, "end": 3})
+    rng = np.random.default_rng(7)
+    common = 3 * rng.standard_normal(12)  # as real vectors: far from centred
+    vectors = {w: common + rng.standard_normal(12) for w in reversed(list(WORDS))}
+    del vectors["word3"], vectors["word40"]
+    lines = [f"{w} {' '.join(f'{x:.6f}' for x in v)}\n" for w, v in vectors.items()]
+    (folder / "v.vec").write_text(f"{len(vectors)} 12\n" + "".join(lines))
+    return folder, dictionary, vectors
+
+
+def build(folder, *options, name="table"):
+    path = folder / f"{name}.safetensors"
+    assert call("build_table", "--dictionary", folder / "dict.txt", "--output", path, *options) == 0
+    return path
+
+
+def vec_options(folder, *more):
+    return ["--source", "vectors", "--vectors", folder / "v.vec", *more]
+
+
+def unit(vector):
+    return np.asarray(vector) / np.linalg.norm(vector)
+
+
+def options(**given):
+    defaults = {"vectors": None, "text": None, "dim": None, "seed": 1, "quiet": True, "source": "s"}
+    return SimpleNamespace(**{**defaults, **given})

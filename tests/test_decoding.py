@@ -56,7 +56,8 @@ def decoder(corpus, trained):
 def test_sparse_equals_dense(score, options, beam, decoder):
     decoder = decoder(score)
     dense = decoder.generate(beam=beam, **OPTIONS[options])
-    sparse = decoder.generate(2 * beam, beam=beam, **OPTIONS[options])
+    k = max(2 * beam, OPTIONS[options].get("sampling_topk", 0))
+    sparse = decoder.generate(k, beam=beam, **OPTIONS[options])
     assert_same_hypotheses(dense, sparse)
 
 
@@ -106,13 +107,12 @@ def test_scores_are_the_documented_probabilities(score, temperature, knn, decode
             assert torch.equal(lprobs.argmax(dim=1), tokens)
 
 
-def test_beam_search_finds_no_worse_than_greedy(decoder):
-    for score in SCORES:
-        found = {
-            beam: sum(h[0]["score"].item() for h in decoder(score).generate(beam=beam, unnormalized=True))
-            for beam in (1, 5)
-        }
-        assert found[5] >= found[1]
+@pytest.mark.parametrize("score", SCORES)
+def test_beam_search_finds_no_worse_than_greedy(score, decoder):
+    def found(beam):
+        return sum(h[0]["score"] for h in decoder(score).generate(beam=beam, unnormalized=True))
+
+    assert found(5) >= found(1) - 1e-4
 
 
 def test_certain_words_are_never_emitted(decoder):

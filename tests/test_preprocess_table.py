@@ -5,39 +5,23 @@ import json
 import numpy as np
 import pytest
 import torch
-from preprocess_tools import call, fails, snapshot, write_dictionary
+from preprocess_tools import (
+    WORDS,
+    build,
+    fails,
+    make_files,
+    unit,
+    vec_options,
+    write_dictionary,
+)
 
 from fairseq_contout.target_table import load_table, read_table
-from preprocess import drawing, report, shaping
-
-WORDS = {f"word{i}": 1000 // (i + 1) + 1 for i in range(70)}
+from preprocess import drawing
 
 
 @pytest.fixture
 def files(tmp_path):
-    """A dictionary with padding words, and vectors of its words in another order, two missing."""
-    dictionary = write_dictionary(tmp_path / "dict.txt", {**WORDS, "madeupword0000": 0, "end": 3})
-    rng = np.random.default_rng(7)
-    common = 3 * rng.standard_normal(12)  # as real vectors: far from centred
-    vectors = {w: common + rng.standard_normal(12) for w in reversed(list(WORDS))}
-    del vectors["word3"], vectors["word40"]
-    lines = [f"{w} {' '.join(f'{x:.6f}' for x in v)}\n" for w, v in vectors.items()]
-    (tmp_path / "v.vec").write_text(f"{len(vectors)} 12\n" + "".join(lines))
-    return tmp_path, dictionary, vectors
-
-
-def build(folder, *options, name="table"):
-    path = folder / f"{name}.safetensors"
-    assert call("build_table", "--dictionary", folder / "dict.txt", "--output", path, *options) == 0
-    return path
-
-
-def vec_options(folder, *more):
-    return ["--source", "vectors", "--vectors", folder / "v.vec", *more]
-
-
-def unit(vector):
-    return np.asarray(vector) / np.linalg.norm(vector)
+    return make_files(tmp_path)
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -194,216 +178,3 @@ def test_choosing_is_greedy_and_avoids_words_and_chosen_rows():
     chosen = drawing.choose_far(candidates, words, 3)
     # 175° is farthest from 0°; then 90° (cosine 0.09 with it) before 170° (0.996)
     np.testing.assert_array_equal(chosen, candidates[[2, 3, 0]][:2].tolist() + [candidates[0]])
-
-
-# ---- duplicates ----------------------------------------------------------------------------------
-
-
-def test_words_that_share_a_vector_get_rows_of_their_own(files, capsys):
-    folder, dictionary, vectors = files
-    with open(folder / "v.vec") as file:
-        lines = {line.split()[0]: line for line in file.read().splitlines()[1:]}
-    first, second, scaled = "word5", "word6", "word7"
-    numbers = lines[first].split()[1:]
-    lines[second] = " ".join([second, *numbers])
-    lines[scaled] = " ".join([scaled, *(str(3 * float(x)) for x in numbers)])  # the same direction
-    (folder / "v.vec").write_text("".join(f"{line}\n" for line in lines.values()))
-    path = build(folder, *vec_options(folder))
-    table = load_table(path, dictionary)
-    a, b, c = (table[dictionary.index(w)] for w in (first, second, scaled))
-    np.testing.assert_allclose(a, unit(vectors[first]), atol=1e-6)  # the first is untouched
-    for one, two in ((a, b), (a, c), (b, c)):
-        angle = 2 * torch.asin((one - two).norm() / 2)
-        assert 0.01 < angle < 0.1
-    assert json.loads(read_table(path)[1]["origins"])["perturbed"] == 2
-    assert torch.equal(table, load_table(build(folder, *vec_options(folder)), dictionary))
-    call_ = ["--dictionary", folder / "dict.txt", "--output", folder / "x.safetensors"]
-    text = fails(
-        capsys, folder, "build_table", *call_, *vec_options(folder), "--duplicates", "error"
-    )
-    assert "2 repeat others (word6, word7)" in text
-
-
-def test_duplicates_are_found_as_by_brute_force():
-    rng = np.random.default_rng(0)
-    rows = drawing.sphere(600, 5, rng)
-    rows[rng.integers(0, 600, 80)] = rows[rng.integers(0, 600, 80)]
-    rows = drawing.unit(rows + rng.uniform(-1e-6, 1e-6, rows.shape).astype(np.float32))
-    distance = np.linalg.norm(rows[:, None] - rows[None], axis=2)
-    expected = [i for i in range(600) if (distance[i, :i] < shaping.SAME).any()]
-    assert len(expected) > 30
-    assert shaping.find_duplicates(rows).tolist() == expected
-    apart, turned = shaping.turn_apart(rows, seed=1)
-    assert turned == expected and not len(shaping.find_duplicates(apart))
-
-
-def test_too_many_rows_for_the_dimension_is_an_error(monkeypatch):
-    monkeypatch.setattr(shaping, "SAME", 0.05)  # a circle has room for 126 rows at this distance
-    with pytest.raises(ValueError, match="larger dimension"):
-        shaping.turn_apart(drawing.sphere(300, 2, np.random.default_rng(0)), seed=1)
-
-
-# ---- report --------------------------------------------------------------------------------------
-
-
-def test_report_against_brute_force(files, capsys, monkeypatch):
-    monkeypatch.setattr(report, "BLOCK", 13)  # several blocks, the last one smaller
-    folder, dictionary, _ = files
-    options = ["--report", folder / "r.json", "--show-words", "word9", "word3"]
-    table = load_table(build(folder, *vec_options(folder), *options), dictionary).double()
-    result = json.loads((folder / "r.json").read_text())
-    count = len(dictionary)
-
-    cosines = table @ table.t()
-    pairs = cosines[~torch.eye(count, dtype=bool)]
-    assert result["mean_cosine"] == pytest.approx(pairs.mean().item(), abs=1e-6)
-    cosines.fill_diagonal_(-2)
-    nearest = torch.rad2deg(torch.acos(cosines.max(1).values))
-    assert result["smallest_angle_degrees"] == pytest.approx(nearest.min().item(), abs=1e-4)
-    assert result["median_angle_to_nearest_degrees"] == pytest.approx(
-        nearest.median().item(), abs=1e-4
-    )
-    i, j = divmod(int(cosines.argmax()), count)
-    assert set(result["smallest_angle_between"]) == {dictionary[i], dictionary[j]}
-
-    assert result["origins"] == {"pretrained": 68, "random": 3, "special": 5}
-    missing = WORDS["word3"] + WORDS["word40"] + 3
-    total = sum(WORDS.values()) + 3
-    assert result["coverage"]["random"] == pytest.approx(missing / total)
-    assert result["coverage"]["pretrained"] == pytest.approx(1 - missing / total)
-    assert result["random_words"] == ["word3", "word40", "end"]
-
-    for word in ("word9", "word3"):
-        expected = cosines[dictionary.index(word)].topk(5)
-        assert [w for w, _ in result["neighbours"][word]] == [
-            dictionary[k] for k in expected.indices
-        ]
-        for (_, found), value in zip(result["neighbours"][word], expected.values):
-            assert found == pytest.approx(value.item(), abs=1e-4)
-
-    printed = capsys.readouterr().out
-    for part in (f"{count} rows", "68 rows", "smallest angle", "mean cosine", "near word9: "):
-        assert part in printed
-
-
-def test_small_angles_are_measured_accurately():
-    rows = torch.tensor(
-        [[1.0, 0, 0], [0, 1, 0], [np.cos(1e-5), 0, np.sin(1e-5)]], dtype=torch.float64
-    )
-    i, j, angles = report.closest_pairs(rows)
-    assert {i, j} == {0, 2}
-    assert angles[0].item() == pytest.approx(np.rad2deg(1e-5), rel=1e-6)
-
-
-def test_report_without_comparing_all_pairs(files):
-    folder, _, _ = files
-    build(folder, *vec_options(folder), "--no-angles", "--report", folder / "r.json")
-    result = json.loads((folder / "r.json").read_text())
-    assert result["smallest_angle_degrees"] is None and result["mean_cosine"] > 0.5
-    assert len(result["neighbours"]) == 0  # "word12" is no word of letters alone
-
-
-def test_frequent_words_are_shown_by_default(tmp_path):
-    names = ["the", "dogs@@", ",", "horse", "walks", "\u2581cats", "\u2581of"]
-    dictionary = write_dictionary(tmp_path / "dict.txt", names)
-    assert report.frequent_words(dictionary) == ["horse", "walks", "\u2581cats"]
-
-
-# ---- bad input -----------------------------------------------------------------------------------
-
-
-def test_bad_input_is_one_line_and_leaves_no_file(files, capsys):
-    folder, _, _ = files
-    (folder / "table.safetensors").write_text("the table of an earlier run")
-
-    def message(*options, dictionary="dict.txt", output="table.safetensors"):
-        arguments = ["--dictionary", folder / dictionary, "--output", folder / output]
-        return fails(capsys, folder, "build_table", *arguments, *options)
-
-    random_ = ["--source", "random", "--dim", 8]
-    vectors = ["--source", "vectors", "--vectors"]
-    fasttext = ["--source", "fasttext", "--vectors"]
-
-    assert "must be at least 2, but is 1" in message("--source", "random", "--dim", 1)
-    assert "needs --dim" in message("--source", "random")
-    assert "invalid choice: 'glove'" in message("--source", "glove")
-    assert "needs --vectors FILE" in message("--source", "vectors")
-    assert "needs --text FILE" in message("--source", "compose", *vec_options(folder)[2:])
-    assert "at most 1, but is 1.5" in message(*vec_options(folder), "--mix-random", 1.5)
-    assert "must be a number (float), but is x" in message(
-        *vec_options(folder), "--mix-random", "x"
-    )
-    assert "must be at least 0, but is nan" in message(*vec_options(folder), "--mix-random", "nan")
-    assert "--mix-random needs vectors" in message(*random_, "--mix-random", 0.0)
-    assert "--text is for --source compose" in message(*vec_options(folder), "--text", "x")
-    assert "--show-words nope" in message(*random_, "--show-words", "word1", "nope")
-    assert "less than the dimension (12)" in message(
-        *vec_options(folder), "--remove-components", 12
-    )
-    assert "has 12; --dim is 8" in message(*vec_options(folder), "--dim", 8)
-
-    assert "does not exist; create it" in message(*random_, output="no/table")
-    assert "is a folder" in message(*random_, output=".")
-    assert "--report" in message(*random_, "--report", folder / "no" / "r.json")
-
-    assert "none: no such file" in message(*random_, dictionary="none")
-    (folder / "empty.txt").write_text("")
-    assert "must hold symbols, but is empty" in message(*random_, dictionary="empty.txt")
-    (folder / "twice.txt").write_text("a 1\na 2\n")
-    assert "Duplicate word" in message(*random_, dictionary="twice.txt")
-    (folder / "latin.txt").write_bytes("schön 1\n".encode("latin-1"))
-    assert "latin.txt" in message(*random_, dictionary="latin.txt")
-    (folder / "format.txt").write_text("a\n")
-    assert "symbol count" in message(*random_, dictionary="format.txt")
-
-    assert "none.vec: cannot be opened" in message(*vectors, folder / "none.vec")
-    assert "is empty" in message(*vectors, folder / "empty.txt")
-    (folder / "bad.vec").write_text("word1 1 2\nword2 1 2\nword1 3 4\n")
-    text = message(*vectors, folder / "bad.vec")
-    assert "bad.vec, line 3" in text and "'word1'" in text and "line 1" in text
-    (folder / "bad.vec").write_text("word1 1 2\nword2 nan 2\n")
-    assert "bad.vec, line 2" in message(*vectors, folder / "bad.vec")
-    (folder / "bad.vec").write_text("other 1 2\n")
-    assert "none of the 71" in message(*vectors, folder / "bad.vec")
-    (folder / "bad.vec").write_bytes("wörd 1 2\n".encode("latin-1"))
-    assert "line 1: text must be UTF-8" in message(*vectors, folder / "bad.vec")
-
-    assert "v.vec: must be a fastText model" in message(*fasttext, folder / "v.vec")
-    assert "none.bin: cannot be opened" in message(*fasttext, folder / "none.bin")
-    assert "must be a fastText model" in message(*fasttext, folder / "empty.txt")
-    compose = ["--source", "compose", "--vectors", folder / "v.vec", "--text"]
-    assert "empty.txt: must hold segmented text" in message(*compose, folder / "empty.txt")
-    (folder / "text").write_text("quite other words\n")
-    assert "none of the 3" in message(*compose, folder / "text")
-
-
-def test_diverged_fasttext_models_are_refused(files, capsys, monkeypatch):
-    folder, _, _ = files
-    from preprocess import assemble, sources
-
-    def diverged(symbols, args):
-        return sources.Rows(
-            np.full((len(symbols), 4), np.nan, np.float32), ["ngrams"] * len(symbols)
-        )
-
-    monkeypatch.setitem(assemble.SOURCES, "fasttext", diverged)
-    arguments = ["--dictionary", folder / "dict.txt", "--output", folder / "t"]
-    text = fails(
-        capsys, folder, "build_table", *arguments, "--source", "fasttext", "--vectors", "m.bin"
-    )
-    assert "m.bin: vectors must be finite, but 71 hold NaN" in text
-
-
-def test_an_error_while_writing_leaves_the_old_table(files, monkeypatch, capsys):
-    folder, _, _ = files
-    build(folder, "--source", "random", "--dim", 8)
-    before = snapshot(folder)
-
-    def full_disk(*arguments, **options):
-        raise OSError(28, "No space left on device", arguments[1])
-
-    monkeypatch.setattr("fairseq_contout.table_file.save_file", full_disk)
-    arguments = ["--dictionary", folder / "dict.txt", "--output", folder / "table.safetensors"]
-    assert call("build_table", *arguments, "--source", "random", "--dim", 9) == 1
-    assert "No space left" in capsys.readouterr().err
-    assert snapshot(folder) == before

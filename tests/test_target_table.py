@@ -36,6 +36,15 @@ def test_round_trip(saved):
     assert weight.shape == (24, 8)
 
 
+def test_the_same_table_is_the_same_file(saved, tmp_path):
+    path, dictionary = saved
+    origins = {"random": 24}
+    for number in range(8):  # safetensors alone would shuffle the metadata
+        other = tmp_path / f"{number}.safetensors"
+        save_table(other, make_rows(dictionary), dictionary, source="test", origins=origins)
+        assert other.read_bytes() == path.read_bytes()
+
+
 def test_signature_is_of_symbols_in_order():
     one, same, shuffled = make_dictionary(), make_dictionary(), make_dictionary()
     shuffled.symbols[5], shuffled.symbols[6] = shuffled.symbols[6], shuffled.symbols[5]

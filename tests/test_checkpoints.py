@@ -1,0 +1,159 @@
+"""Checkpoints: safe to load, complete without the table's file, tied to their dictionary."""
+
+import os
+import shutil
+
+import cli
+import pytest
+import torch
+from decoding import Decoder, assert_same_hypotheses
+from fairseq.data import Dictionary
+
+from fairseq_contout.models.transformer import ContinuousTransformerModel
+from fairseq_contout.target_table import dictionary_signature
+
+TABLE = "decoder.continuous_output.table."
+
+
+def read(path):
+    return torch.load(path, weights_only=True)
+
+
+class Payload:
+    """Unpickling this runs a command."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.marker}'",)
+
+
+def test_a_pickled_call_is_refused_and_does_not_run(corpus, trained, train, tmp_path):
+    marker, bad = tmp_path / "it ran", tmp_path / "checkpoint_last.pt"
+    torch.save({**read(trained("cosine")), "payload": Payload(marker)}, bad)
+    for load in (
+        lambda: cli.call("generate", corpus.data, "--path", bad),
+        lambda: cli.call("interactive", corpus.data, "--path", bad, stdin="x ba .\n"),
+        lambda: ContinuousTransformerModel.from_pretrained(
+            str(tmp_path), bad.name, str(corpus.data)
+        ),
+        lambda: train(tmp_path, "--criterion", "cosine", updates=300),  # resumes
+    ):
+        with pytest.raises(Exception, match="system.*was not an allowed global|weights_only"):
+            load()
+        assert not marker.exists()
+    # the payload is a live one: only weights_only holds it back
+    torch.load(bad, weights_only=False)
+    assert marker.exists()
+
+
+def test_decoding_needs_no_table_file_and_no_folder(corpus, train, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    shutil.copy(corpus.table, "table.safetensors")
+    options = ["--criterion", "cosine", "--decoder-input", "table"]
+    train("model", *options, "--target-table", "table.safetensors", updates=2)
+    rows = read("model/checkpoint_last.pt")["model"][TABLE + "weight"]
+    before = cli.call("generate", corpus.data, "--path", "model/checkpoint_last.pt")
+
+    shutil.copytree("model", tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    shutil.rmtree(tmp_path / "here")
+    after = cli.call("generate", corpus.data, "--path", "checkpoint_last.pt")
+    assert len(cli.translations(after)) == 60
+    assert cli.translations(after) == cli.translations(before)
+    table = Decoder(corpus.data, "checkpoint_last.pt").table
+    assert torch.equal(table.weight, rows) and rows.norm(dim=1).min() > 0.99
+
+
+def test_another_dictionary_of_the_same_size_is_refused(corpus, trained, tmp_path):
+    data = shutil.copytree(corpus.data, tmp_path / "data")
+    lines = (data / "dict.tgt.txt").read_text().splitlines()
+    (data / "dict.tgt.txt").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
+    with pytest.raises(ValueError, match="give the data folder whose dict") as error:
+        cli.call("generate", data, "--path", trained("cosine"))
+    for folder in (corpus.data, data):
+        signature = dictionary_signature(Dictionary.load(str(folder / "dict.tgt.txt")))
+        assert signature[:12] in str(error.value)
+
+
+def negative_log_likelihood(output):
+    bits = [bit for best in cli.translations(output).values() for bit in best[0].positional]
+    return -sum(bits) / len(bits)
+
+
+def test_the_scale_is_calibrated_and_kept(corpus, train, tmp_path):
+    # validation batches of fewer than 256 tokens: all of them take part
+    train(tmp_path, "--criterion", "cosine", "--batch-size-valid", 30, updates=40)
+    checkpoint = tmp_path / "checkpoint_last.pt"
+    assert read(checkpoint)["model"][TABLE + "_extra_state"].dtype == torch.float64
+    scale = Decoder(corpus.data, checkpoint).table.scale
+    assert scale != 16  # the default of the score
+
+    def score(**overrides):
+        return negative_log_likelihood(
+            cli.call(
+                "generate", corpus.data, "--path", checkpoint, "--gen-subset", "valid",
+                "--score-reference", "--model-overrides", overrides,
+            )  # fmt: skip
+        )
+
+    # decoding uses it, and no other explains the validation data better
+    assert score() == pytest.approx(score(scale=scale), abs=1e-6)
+    assert score() < min(score(scale=scale * 1.15), score(scale=scale / 1.15))
+
+
+def average(paths):
+    """fairseq's scripts/average_checkpoints.py in short: sums, divided by their number."""
+    states = [read(path) for path in paths]
+    averaged = {}
+    for name in states[0]["model"]:
+        total = sum((state["model"][name] for state in states[1:]), states[0]["model"][name].clone())
+        averaged[name] = (
+            total / len(states) if total.is_floating_point() else total // len(states)
+        )
+    return {**states[0], "model": averaged}
+
+
+def test_averaged_checkpoints_load(corpus, train, tmp_path):
+    options = ["--criterion", "cosine", "--save-interval-updates", 4, "--lr", 0.003]
+    train(tmp_path, *options, updates=12)
+    paths = [tmp_path / f"checkpoint_1_{updates}.pt" for updates in (4, 8, 12)]
+    torch.save(average(paths), tmp_path / "averaged.pt")
+    averaged = Decoder(corpus.data, tmp_path / "averaged.pt")
+    single = [Decoder(corpus.data, path) for path in paths]
+    assert torch.equal(averaged.table.signature, single[0].table.signature)
+    torch.testing.assert_close(averaged.table.weight, single[0].table.weight)
+    assert averaged.table.calibration.tokens == single[0].table.calibration.tokens
+    scales = [one.table.scale for one in single]
+    assert min(scales) <= averaged.table.scale <= max(scales)
+    output = cli.call("generate", corpus.data, "--path", tmp_path / "averaged.pt")
+    assert len(cli.translations(output)) == 60
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["cosine", "vmf", "l2", "power_spherical"])
+def test_half_precision_decodes_as_full(name, dtype, corpus, trained):
+    full, half = (Decoder(corpus.data, trained(name)) for _ in range(2))
+    half.model.to(dtype)
+    assert half.table.weight.dtype == dtype
+    # what must not be rounded: the calibration and the signature
+    assert half.table.scale == full.table.scale != 1
+    assert torch.equal(half.table.signature, full.table.signature)
+    expected = full.generate(beam=2)
+    dense = half.generate(beam=2)
+    same = [a[0]["tokens"].tolist() == b[0]["tokens"].tolist() for a, b in zip(expected, dense)]
+    assert sum(same) >= 11  # of 12
+    assert all(h["score"].isfinite() and h["score"].dtype == torch.float32 for h, *_ in dense)
+    assert_same_hypotheses(dense, half.generate(5, beam=2))
+
+    again = Decoder(corpus.data, trained(name))
+    again.table.calibration.reset()
+    again.model.load_state_dict(half.model.state_dict())
+    assert again.table.scale == full.table.scale
+
+
+def test_half_precision_from_the_command_line(corpus, trained):
+    output = cli.call("generate", corpus.data, "--path", trained("vmf"), "--fp16")
+    assert cli.token_accuracy(output) >= 0.95
