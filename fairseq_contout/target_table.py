@@ -85,13 +85,15 @@ def emittable_rows(dictionary) -> Tensor:
 
 
 def _signature_words(dictionary) -> Tensor:
+    # 32 bits in each int64: scripts that average checkpoints add up all tensors, then divide
     digest = bytes.fromhex(dictionary_signature(dictionary))
-    words = [int.from_bytes(digest[i : i + 8], "big", signed=True) for i in range(0, 32, 8)]
+    words = [int.from_bytes(digest[i : i + 4], "big") for i in range(0, 32, 4)]
     return torch.tensor(words, dtype=torch.int64)
 
 
 def _signature_hex(words: Tensor) -> str:
-    return b"".join(int(w).to_bytes(8, "big", signed=True) for w in words).hex()
+    size = 32 // len(words)  # early checkpoints have four words of 64 bits
+    return b"".join((int(w) % 256**size).to_bytes(size, "big") for w in words).hex()
 
 
 class TargetTable(nn.Module):
@@ -152,14 +154,15 @@ class TargetTable(nn.Module):
         self.calibration.load(state)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        found = state_dict.get(prefix + "signature")
-        if found is not None and not torch.equal(found.cpu(), self.signature.cpu()):
+        key, own = prefix + "signature", _signature_hex(self.signature)
+        found = own if key not in state_dict else _signature_hex(state_dict[key])
+        if found != own:
             raise ValueError(
-                "the checkpoint's target table belongs to a dictionary with signature "
-                f"{_signature_hex(found)[:12]}…, the dictionary in use has "
-                f"{_signature_hex(self.signature)[:12]}…; give the data folder whose dictionary "
-                "the model was trained with"
+                f"the checkpoint's target table belongs to a dictionary with signature {found[:12]}…, "
+                f"the dictionary in use has {own[:12]}…; give the data folder whose dictionary the "
+                "model was trained with"
             )
+        state_dict = {**state_dict, key: self.signature}
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def rows(self, index: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def test_another_dictionary_of_the_same_size_is_refused(corpus, trained, tmp_pat
     data = shutil.copytree(corpus.data, tmp_path / "data")
     lines = (data / "dict.tgt.txt").read_text().splitlines()
     (data / "dict.tgt.txt").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
-    with pytest.raises(ValueError, match="give the data folder whose dict") as error:
+    with pytest.raises(ValueError, match="give the data folder whose dictionary") as error:
         cli.call("generate", data, "--path", trained("cosine"))
     for folder in (corpus.data, data):
         signature = dictionary_signature(Dictionary.load(str(folder / "dict.tgt.txt")))

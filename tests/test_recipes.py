@@ -106,7 +106,7 @@ def test_sentencepiece_and_download(tmp_path):
             *TRANSFORMER,
             DATA_URL=f"file://{tmp_path}/site",
             SUBWORD_METHOD="sentencepiece",
-            SUBWORDS=120,
+            SUBWORDS=400,
             TABLE_SOURCE="random",
             TABLE_OPTIONS="--center",
         )
