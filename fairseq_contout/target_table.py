@@ -92,8 +92,7 @@ def _signature_words(dictionary) -> Tensor:
 
 
 def _signature_hex(words: Tensor) -> str:
-    size = 32 // len(words)  # early checkpoints have four words of 64 bits
-    return b"".join((int(w) % 256**size).to_bytes(size, "big") for w in words).hex()
+    return b"".join(int(word).to_bytes(4, "big") for word in words).hex()
 
 
 class TargetTable(nn.Module):
@@ -117,9 +116,10 @@ class TargetTable(nn.Module):
                 f"a target table needs a row for each of the {len(dictionary)} symbols of the "
                 f"dictionary, but has {weight.size(0)}; rebuild it with preprocess/build_table.py"
             )
-        if scale is not None and not scale > 0:
+        if scale is not None and not 0 < scale < float("inf"):
             raise ValueError(
-                f"--scale must be greater than 0, but is {scale}; leave it out to calibrate"
+                f"--scale must be greater than 0 and finite, but is {scale}; leave it out to "
+                "calibrate"
             )
         self.score = check_score(score)
         self.fixed_scale = scale
@@ -155,14 +155,15 @@ class TargetTable(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         key, own = prefix + "signature", _signature_hex(self.signature)
-        found = own if key not in state_dict else _signature_hex(state_dict[key])
-        if found != own:
-            raise ValueError(
-                f"the checkpoint's target table belongs to a dictionary with signature {found[:12]}…, "
-                f"the dictionary in use has {own[:12]}…; give the data folder whose dictionary the "
-                "model was trained with"
-            )
-        state_dict = {**state_dict, key: self.signature}
+        if key in state_dict:
+            found = _signature_hex(state_dict[key])
+            if found != own:
+                raise ValueError(
+                    "the checkpoint's target table belongs to a dictionary with signature "
+                    f"{found[:12]}…, the dictionary in use has {own[:12]}…; give the data folder "
+                    "whose dictionary the model was trained with"
+                )
+            state_dict = {**state_dict, key: self.signature}
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def rows(self, index: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fixtures that several tests share, each made once a session: a corpus, a table, trained models."""
+"""Fixtures that several tests share, each made once a session: corpus, table, trained models."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ QUICK = (
     "--dropout 0 --optimizer adam --adam-betas (0.9,0.9) --lr 0.01 --lr-scheduler "
     "polynomial_decay --warmup-updates 50 --batch-size 64 --validate-interval 1000 "
     "--save-interval 1000 --no-epoch-checkpoints"
-).split()
+)
 UPDATES = 250
 #: ``l2`` and the paper's ``vmf`` first predict the mean of all rows, and leave it slowly
 SLOWLY = "--lr 0.007 --warmup-updates 120 --max-update 350 --total-num-update 350"
@@ -98,8 +98,8 @@ def train(corpus):
 
     def run(folder, *options, updates=UPDATES):
         return cli.call(
-            "train", corpus.data, *QUICK, "--target-table", corpus.table, "--save-dir", folder,
-            "--max-update", updates, "--total-num-update", updates, *options,
+            "train", corpus.data, *QUICK.split(), "--target-table", corpus.table,
+            "--save-dir", folder, "--max-update", updates, "--total-num-update", updates, *options,
         )  # fmt: skip
 
     return run

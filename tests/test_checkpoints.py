@@ -31,16 +31,29 @@ class Payload:
 
 def test_a_pickled_call_is_refused_and_does_not_run(corpus, trained, train, tmp_path):
     marker, bad = tmp_path / "it ran", tmp_path / "checkpoint_last.pt"
-    torch.save({**read(trained("cosine")), "payload": Payload(marker)}, bad)
+
+    def poison(place):
+        state = read(trained("cosine"))
+        if place == "cfg":
+            state["cfg"]["model"].payload = Payload(marker)
+        else:
+            state[place]["payload"] = Payload(marker)
+        torch.save(state, bad)
+
+    refused = pytest.raises(Exception, match="Weights only load failed.*")
+    for place in ("cfg", "model", "extra_state"):
+        poison(place)
+        with refused:
+            cli.call("generate", corpus.data, "--path", bad)
+        assert not marker.exists()
     for load in (
-        lambda: cli.call("generate", corpus.data, "--path", bad),
         lambda: cli.call("interactive", corpus.data, "--path", bad, stdin="x ba .\n"),
         lambda: ContinuousTransformerModel.from_pretrained(
             str(tmp_path), bad.name, str(corpus.data)
         ),
         lambda: train(tmp_path, "--criterion", "cosine", updates=300),  # resumes
     ):
-        with pytest.raises(Exception, match="system.*was not an allowed global|weights_only"):
+        with refused:
             load()
         assert not marker.exists()
     # the payload is a live one: only weights_only holds it back
@@ -92,11 +105,9 @@ def test_the_scale_is_calibrated_and_kept(corpus, train, tmp_path):
     assert scale != 16  # the default of the score
 
     def score(**overrides):
+        options = ["--gen-subset", "valid", "--score-reference", "--model-overrides", overrides]
         return negative_log_likelihood(
-            cli.call(
-                "generate", corpus.data, "--path", checkpoint, "--gen-subset", "valid",
-                "--score-reference", "--model-overrides", overrides,
-            )  # fmt: skip
+            cli.call("generate", corpus.data, "--path", checkpoint, *options)
         )
 
     # decoding uses it, and no other explains the validation data better
@@ -109,10 +120,8 @@ def average(paths):
     states = [read(path) for path in paths]
     averaged = {}
     for name in states[0]["model"]:
-        total = sum((state["model"][name] for state in states[1:]), states[0]["model"][name].clone())
-        averaged[name] = (
-            total / len(states) if total.is_floating_point() else total // len(states)
-        )
+        total = sum(state["model"][name] for state in states)
+        averaged[name] = total / len(states) if total.is_floating_point() else total // len(states)
     return {**states[0], "model": averaged}
 
 

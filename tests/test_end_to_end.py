@@ -1,4 +1,4 @@
-"""Whole runs through fairseq's commands: preprocess, train, decode; and training that is resumed."""
+"""Whole runs through fairseq's commands: preprocess, train, decode; training that is resumed."""
 
 import multiprocessing
 import os
@@ -37,7 +37,7 @@ def test_training_logs_what_decoding_achieves(train, corpus, tmp_path):
 
 
 #: validates and saves in the middle of an epoch (32 updates), with dropout and accumulation
-RESUMED = "--criterion vmf --dropout 0.1 --update-freq 2 --save-interval-updates 5 ".split()
+RESUMED = "--criterion vmf --dropout 0.1 --update-freq 2 --save-interval-updates 5"
 UPDATES = 12
 
 
@@ -51,7 +51,7 @@ def killed_training(train, folder):
         return step(self, *args, **kwargs)
 
     Trainer.train_step = step_or_die
-    train(folder, *RESUMED, updates=UPDATES)
+    train(folder, *RESUMED.split(), updates=UPDATES)
 
 
 def test_killed_training_resumes_to_the_same_parameters(train, tmp_path):
@@ -64,9 +64,9 @@ def test_killed_training_resumes_to_the_same_parameters(train, tmp_path):
     left = torch.load(tmp_path / "killed" / "checkpoint_last.pt", weights_only=True)
     assert left["optimizer_history"][-1]["num_updates"] == 5
 
-    output = train(tmp_path / "killed", *RESUMED, updates=UPDATES)
+    output = train(tmp_path / "killed", *RESUMED.split(), updates=UPDATES)
     assert re.search(r"Loaded checkpoint .*checkpoint_last.pt \(epoch 1 @ 5 updates\)", output)
-    train(tmp_path / "whole", *RESUMED, updates=UPDATES)
+    train(tmp_path / "whole", *RESUMED.split(), updates=UPDATES)
     resumed, whole = (
         torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)
         for name in ("killed", "whole")

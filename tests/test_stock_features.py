@@ -1,4 +1,4 @@
-"""What fairseq's commands and interfaces offer works on our models, on the dense and sparse path."""
+"""What fairseq's commands and interfaces offer works on our models, on both paths."""
 
 import re
 import shutil
@@ -8,7 +8,9 @@ import pytest
 import torch
 from decoding import Decoder
 
+from fairseq_contout.models.lstm import ContinuousLSTMModel
 from fairseq_contout.models.transformer import ContinuousTransformerModel
+from fairseq_contout.tasks.continuous_translation import ContinuousTranslationTask
 
 PATHS = {"dense": ("--task", "translation"), "sparse": ("--task", "continuous_translation")}
 KNN = ("--knn", 10)
@@ -125,21 +127,19 @@ def test_refused_options_say_so_on_the_command_line(corpus, trained):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_python_interface_with_subwords_and_tokenizer(path, corpus, trained):
-    folder = trained("cosine").parent
-    options = {"task": {"_name": "continuous_translation", "data": str(corpus.data), "knn": 10}}
-    model = ContinuousTransformerModel.from_pretrained(
-        str(folder), "checkpoint_last.pt", str(corpus.data), bpe="subword_nmt",
+@pytest.mark.parametrize("name", ["cosine", "lstm"])
+def test_python_interface_with_subwords_and_tokenizer(name, path, corpus, trained):
+    kind = ContinuousLSTMModel if name == "lstm" else ContinuousTransformerModel
+    # a task by its name alone would be ignored by fairseq
+    task = {"_name": "continuous_translation", "knn": 10, "data": str(corpus.data)}
+    model = kind.from_pretrained(
+        str(trained(name).parent), "checkpoint_last.pt", str(corpus.data), bpe="subword_nmt",
         bpe_codes=str(corpus.codes), tokenizer="moses", source_lang="src", target_lang="tgt",
-        **(options if path == "sparse" else {}),
+        **({"task": task} if path == "sparse" else {}),
     ).eval()  # fmt: skip
-    assert type(model.task).__name__ == {
-        "dense": "TranslationTask", "sparse": "ContinuousTranslationTask"
-    }[path]  # fmt: skip
+    assert isinstance(model.task, ContinuousTranslationTask) == (path == "sparse")
     # "kilu" is two subwords; the full stop is a token of its own
-    assert model.encode("x kilu me.").tolist()[:-1] == [
-        model.src_dict.index(token) for token in "x ki@@ lu me .".split()
-    ]
+    assert model.src_dict.string(model.encode("x kilu me.")) == "x ki@@ lu me ."
     assert model.translate("x kilu me.") == "kilu me."
     assert model.translate(["x dobalu po.", "x me po ki."], beam=3) == ["dobalu po.", "me po ki."]
 
@@ -150,7 +150,8 @@ def test_replace_unk_by_attention(model, path, corpus, trained, tmp_path):
     for language in ("src", "tgt"):
         shutil.copy(corpus.data / f"dict.{language}.txt", tmp_path)
     # words that no dictionary knows, and a model that is made to emit three <unk>
-    (tmp_path / "test.src-tgt.src").write_text("x qa qe qi .\nx qo qu .\n")
+    sources = ("x qa qe qi .", "x qo qu .")
+    (tmp_path / "test.src-tgt.src").write_text("\n".join(sources) + "\n")
     (tmp_path / "test.src-tgt.tgt").write_text("qa qe qi .\nqo qu .\n")
     options = [
         tmp_path, "--path", trained(model), *path_options(path), "--dataset-impl", "raw",
@@ -158,10 +159,10 @@ def test_replace_unk_by_attention(model, path, corpus, trained, tmp_path):
         "--max-len-b", 3, "--replace-unk",
     ]  # fmt: skip
     output = cli.call("generate", *options, "--print-alignment", "hard")
-    for sentence, source in enumerate(("x qa qe qi .".split(), "x qo qu .".split())):
+    for sentence, source in enumerate(sources):
         best = cli.translations(output)[sentence][0]
         pairs = [tuple(map(int, pair.split("-"))) for pair in best.alignment.split()]
         assert [target for _, target in pairs] == [0, 1, 2]
-        assert best.text.split() == [source[position] for position, _ in pairs]
+        assert best.text.split() == [source.split()[position] for position, _ in pairs]
     with pytest.raises(ValueError, match="--replace-unk needs .* --print-alignment hard"):
         cli.call("generate", *options)
