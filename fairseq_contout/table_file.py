@@ -103,6 +103,9 @@ def save_table(path, weight: Tensor, dictionary, *, source: str, origins: dict, 
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner reads
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # a full disk's error names no file
+        raise
     finally:
         Path(temporary).unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """What the scripts share: options, one-line errors, progress bars, text files, atomic writes."""
 
 import argparse
+import errno
 import gzip
 import lzma
 import os
@@ -89,7 +90,9 @@ def describe(error: Exception) -> str:
     """Return an error's message as one line that names the file it is about."""
     message = str(error)
     if isinstance(error, OSError) and error.filename is not None:
-        message = f"{error.filename}: cannot be opened: {error.strerror}; check the path"
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        wrong, remedy = ("written", "make room") if full else ("opened", "check the path")
+        message = f"{error.filename}: cannot be {wrong}: {error.strerror}; {remedy}"
     return " ".join(message.split()) or type(error).__name__
 
 
@@ -133,6 +136,10 @@ def atomic_path(path):
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # mkstemp makes files that only their owner reads
         os.replace(name, path)
+    except OSError as error:
+        if error.filename in (None, name):  # a full disk's error names no file
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         Path(name).unlink(missing_ok=True)
 

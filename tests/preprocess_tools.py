@@ -1,6 +1,7 @@
 """Helpers of the test_preprocess_*.py files: run a script, in this process or in one of its own."""
 
 import importlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,15 @@ def start(script, *arguments, **options) -> subprocess.Popen:
     """Start ``preprocess/<script>.py`` in a process of its own."""
     command = [sys.executable, str(ROOT / "preprocess" / f"{script}.py"), *map(str, arguments)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)
+    return subprocess.Popen(
+        command,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        # A shell's background jobs ignore interrupts, and hand that on to what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
+    )
 
 
 def fails(capsys, folder, script, *arguments) -> str:

@@ -1,5 +1,7 @@
 """build_table.py: bad input is one line that says what to do, and no file is written."""
 
+import resource
+
 import numpy as np
 import pytest
 from preprocess_tools import (
@@ -99,16 +101,20 @@ def test_diverged_fasttext_models_are_refused(files, capsys, monkeypatch):
     assert "m.bin: vectors must be finite, but 71 hold NaN" in text
 
 
-def test_an_error_while_writing_leaves_the_old_table(files, monkeypatch, capsys):
+def test_an_error_while_writing_leaves_the_old_table(files, capsys):
     folder, _, _ = files
     build(folder, "--source", "random", "--dim", 8)
     before = snapshot(folder)
-
-    def full_disk(*arguments, **options):
-        raise OSError(28, "No space left on device", arguments[1])
-
-    monkeypatch.setattr("fairseq_contout.table_file.save_file", full_disk)
     arguments = ["--dictionary", folder / "dict.txt", "--output", folder / "table.safetensors"]
-    assert call("build_table", *arguments, "--source", "random", "--dim", 9) == 1
-    assert "No space left" in capsys.readouterr().err
+    capsys.readouterr()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as a disk that is full
+    try:
+        status = call("build_table", *arguments, "--source", "random", "--dim", 9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert status == 1
+    message = capsys.readouterr().err
+    expected = "table.safetensors: cannot be written: File too large; make room\n"
+    assert message.endswith(expected) and message.count("\n") == 1
     assert snapshot(folder) == before
