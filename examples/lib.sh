@@ -27,9 +27,11 @@ usage: [DATA_DIR=FOLDER] examples/$SET/run.sh RECIPE OUT_DIR [more fairseq-train
 
 Trains $SOURCE_LANG → $TARGET_LANG on $SET, decodes its test set and prints one JSON object.
 
-RECIPE      softmax (fairseq's own architecture and criterion), cosine, l2, vmf, vmf-authors,
+RECIPE      softmax (fairseq's own architecture and criterion), contrastive (the target table is
+            learned), or with a frozen table contrastive-frozen, cosine, l2, vmf, vmf-authors,
             margin, margin-batch, syn-margin or power-spherical
-OUT_DIR     checkpoints, logs, translations and results.jsonl; the same call again continues
+OUT_DIR     checkpoints, logs, translations and results.jsonl; the same call again continues, and one
+            with a larger --max-epoch or --max-update trains longer
 
 environment (default):
   DATA_DIR      folder with the data set's files; downloaded from its own site when unset

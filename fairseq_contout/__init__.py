@@ -1,8 +1,9 @@
 """fairseq plugin for sequence models that predict the embedding of the next token."""
 
-from fairseq_contout import compat
+from fairseq_contout import compat, messages
 
 compat.apply()
+messages.one_line_errors()
 
 from fairseq_contout import criterions, models, tasks  # noqa: E402  (registration needs compat)
 

@@ -50,13 +50,17 @@ def _block_repeated_ngrams():
     # fairseq hands its whole buffer of tokens to the code for --no-repeat-ngram-size, which
     # without a CUDA extension compares the padding at the buffer's end: nothing is ever blocked.
     # https://github.com/facebookresearch/fairseq/issues/5206
+    # A token that --prefix-size forces is the only one left: blocking it would leave none.
     # Until: fairseq cuts the buffer at the current step.
     from fairseq.ngram_repeat_block import NGramRepeatBlock
 
     original = NGramRepeatBlock._no_repeat_ngram
 
     def block(self, tokens, lprobs, bsz, beam_size, step):
-        return original(self, tokens[:, : step + 1], lprobs, bsz, beam_size, step)
+        forced = lprobs.isfinite().sum(dim=-1, keepdim=True).le(1)
+        before = lprobs.clone() if forced.any() else lprobs  # original writes into its argument
+        blocked = original(self, tokens[:, : step + 1], lprobs, bsz, beam_size, step)
+        return torch.where(forced, before, blocked)
 
     NGramRepeatBlock._no_repeat_ngram = block
 

@@ -130,13 +130,14 @@ def power_spherical_log_normalizer(kappa: Tensor, dim: int) -> Tensor:
     https://arxiv.org/abs/2006.04437
     """
     beta = (dim - 1) / 2
-    alpha = beta + kappa
-    return -(
+    alpha = beta + kappa.double()  # the difference of two lgammas loses digits in float32
+    value = -(
         (alpha + beta) * math.log(2)
         + beta * math.log(math.pi)
         + torch.lgamma(alpha)
         - torch.lgamma(alpha + beta)
     )
+    return value.to(kappa.dtype)
 
 
 def power_spherical_loss(
@@ -169,3 +170,33 @@ def batch_negatives(direction: Tensor, rows: Tensor, own: Tensor) -> Tensor:
     products = direction @ rows.t()
     products.scatter_(1, own.unsqueeze(1), -torch.inf)
     return products.argmax(dim=1)
+
+
+def contrastive_loss(
+    logits: Tensor, positive: Tensor, log_q: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy of the target among candidates, corrected for how they were sampled.
+
+    (1 - ε) (L - s_target) + ε Σ_w u_w (L - s_w), with the logits s, the importance-weighted
+    L = log Σ_w exp(s_w) / Q_w, which estimates the log-normaliser over the whole table, and
+    u_w ∝ 1/Q_w, which estimates the uniform distribution over it. The correction makes the logits
+    tend to log p(w | context) whichever candidates were probable: without it a row that is always
+    among them, as that of ``</s>``, is pushed away in every batch.
+
+    Args:
+        logits: scores of the candidates, ``(N, M)``.
+        positive: column of each target, ``(N,)``.
+        log_q: log-probability Q of each candidate to be one, ``(M,)``; zeros for no correction.
+        label_smoothing: ε in 0..1.
+
+    Source: Sébastien Jean, Kyunghyun Cho, Roland Memisevic and Yoshua Bengio (2015), On Using Very
+    Large Target Vocabulary for Neural Machine Translation, https://aclanthology.org/P15-1001 (the
+    correction); Nathan Godey, Éric de la Clergerie and Benoît Sagot (2023), Headless Language
+    Models, https://arxiv.org/abs/2309.08351 (candidates from the batch)
+    """
+    total = (logits - log_q).logsumexp(dim=-1)
+    losses = total - logits.gather(1, positive.unsqueeze(1)).squeeze(1)
+    if label_smoothing:
+        mean = logits @ torch.softmax(-log_q, dim=-1)
+        losses = (1 - label_smoothing) * losses + label_smoothing * (total - mean)
+    return losses

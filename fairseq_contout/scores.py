@@ -47,11 +47,6 @@ class Query(NamedTuple):
             return products
         return self.concentration * torch.log1p(products.clamp(min=MIN_COSINE))
 
-    def rows(self, selection) -> "Query":
-        """Return the query of some of the predictions only."""
-        concentration = None if self.concentration is None else self.concentration[selection]
-        return Query(self.vector[selection], concentration)
-
 
 def check_score(score: str) -> str:
     """Return ``score`` if it is a known one.

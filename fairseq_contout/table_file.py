@@ -4,7 +4,6 @@
 metadata (strings) says which dictionary, source and version made it and where the rows came from.
 """
 
-import hashlib
 import json
 import os
 import tempfile
@@ -15,16 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from fairseq_contout.symbols import dictionary_signature
+
 FORMAT_VERSION = "1"
-#: fairseq's special symbols, rows 0 to 3 of every table.
-SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 _REBUILD = "rebuild it with preprocess/build_table.py --dictionary dict.<lang>.txt --output FILE"
 _NORM_TOLERANCE = 1e-3
-
-
-def dictionary_signature(dictionary) -> str:
-    """Return the SHA-256 (hex) of a fairseq dictionary's symbols in the order of their indices."""
-    return hashlib.sha256("\n".join(dictionary.symbols).encode("utf-8")).hexdigest()
 
 
 def _first(indices: Tensor) -> str:

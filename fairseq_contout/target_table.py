@@ -5,23 +5,23 @@ rows, the rule by which a prediction scores them and the calibrated scale, so th
 all that decoding needs.
 """
 
-import re
 from typing import NamedTuple, Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq_contout import knn
 from fairseq_contout.calibration import GRID, ScaleCalibration, grid_nll
 from fairseq_contout.scores import DEFAULT_SCALE, Query, check_score, make_query
-from fairseq_contout.table_file import (
+from fairseq_contout.symbols import (
     SPECIALS,
     dictionary_signature,
-    load_table,
-    normalize_rows,
-    read_table,
-    save_table,
+    emittable_rows,
+    signature_hex,
+    signature_words,
 )
+from fairseq_contout.table_file import load_table, normalize_rows, read_table, save_table
 
 __all__ = [
     "SPECIALS",
@@ -39,6 +39,10 @@ __all__ = [
 _VALIDATION_ELEMENTS = 1 << 25
 #: Tokens of a validation batch that take part in the calibration of the scale.
 _CALIBRATION_TOKENS = 256
+
+
+#: How much a number of a unit vector changes by being stored in bf16.
+_HALF_PRECISION = 2**-8
 
 
 class Candidates(NamedTuple):
@@ -68,38 +72,15 @@ class ValidationScores(NamedTuple):
     sampled: int
 
 
-def emittable_rows(dictionary) -> Tensor:
-    """Tell which symbols a model may emit: all but ``<s>``, ``<pad>`` and fairseq's padding words.
-
-    fairseq pads a dictionary to a multiple of 8 with ``madeupword0000`` … of count 0.
-
-    Returns:
-        bool ``(V,)``.
-    """
-    allowed = torch.ones(len(dictionary), dtype=torch.bool)
-    allowed[[dictionary.bos(), dictionary.pad()]] = False
-    for index, (symbol, count) in enumerate(zip(dictionary.symbols, dictionary.count)):
-        if count == 0 and re.fullmatch(r"madeupword\d{4}", symbol):
-            allowed[index] = False
-    return allowed
-
-
-def _signature_words(dictionary) -> Tensor:
-    # 32 bits in each int64: scripts that average checkpoints add up all tensors, then divide
-    digest = bytes.fromhex(dictionary_signature(dictionary))
-    words = [int.from_bytes(digest[i : i + 4], "big") for i in range(0, 32, 4)]
-    return torch.tensor(words, dtype=torch.int64)
-
-
-def _signature_hex(words: Tensor) -> str:
-    return b"".join(int(word).to_bytes(4, "big") for word in words).hex()
-
-
 class TargetTable(nn.Module):
-    """Frozen unit-norm target rows with their score.
+    """Unit-norm target rows with their score, frozen or learned.
+
+    A frozen table keeps the rows it is given. A learned one keeps a parameter of any length, and
+    its rows are the parameter's directions, so that they have norm 1 whatever an optimizer does.
 
     Args:
-        weight: rows ``(V, d)`` of norm 1, aligned with ``dictionary``.
+        weight: rows ``(V, d)``, aligned with ``dictionary``: a tensor of unit-norm rows for a
+            frozen table, an ``nn.Parameter`` (which may be an embedding's own) for a learned one.
         dictionary: the target dictionary (fairseq).
         score: one of :data:`fairseq_contout.scores.DEFAULT_SCALE`.
         scale: inverse temperature τ; when None, the one calibrated on validation data, and before
@@ -116,18 +97,21 @@ class TargetTable(nn.Module):
                 f"a target table needs a row for each of the {len(dictionary)} symbols of the "
                 f"dictionary, but has {weight.size(0)}; rebuild it with preprocess/build_table.py"
             )
-        if scale is not None and not 0 < scale < float("inf"):
+        if scale is not None and not (isinstance(scale, (int, float)) and 0 < scale < float("inf")):
             raise ValueError(
-                f"--scale must be greater than 0 and finite, but is {scale}; leave it out to "
-                "calibrate"
+                f"--scale must be a number greater than 0 and finite, but is {scale!r}; leave it "
+                "out to calibrate"
             )
         self.score = check_score(score)
         self.fixed_scale = scale
         self.num_specials = dictionary.nspecial
         self.calibration = ScaleCalibration()
-        self.register_buffer("weight", weight)
-        # integers: fairseq's half() must not round them
-        self.register_buffer("signature", _signature_words(dictionary))
+        self.learned = isinstance(weight, nn.Parameter)
+        if self.learned:
+            self.weight = weight
+        else:
+            self.register_buffer("weight", weight)
+        self.signature = signature_words(dictionary)
         self.register_buffer("emittable", emittable_rows(dictionary), persistent=False)
 
     @property
@@ -144,32 +128,64 @@ class TargetTable(nn.Module):
 
     def extra_repr(self) -> str:
         rows, dim = self.weight.shape
-        return f"rows={rows}, dim={dim}, score={self.score}, scale={self.scale:.4g}"
+        return (
+            f"rows={rows}, dim={dim}, learned={self.learned}, score={self.score}, "
+            f"scale={self.scale:.4g}"
+        )
 
-    # The calibration is float64 and must stay so in a model of half precision, so it is no buffer.
+    # Signature and calibration must keep their digits in a model of half precision: no buffers.
     def get_extra_state(self) -> Tensor:
-        return self.calibration.state()
+        return torch.cat((self.signature, self.calibration.state()))
 
     def set_extra_state(self, state: Tensor):
-        self.calibration.load(state)
+        count = len(self.signature)
+        found, own = signature_hex(state[:count]), signature_hex(self.signature)
+        if found != own:
+            raise ValueError(
+                "the checkpoint's target table belongs to a dictionary with signature "
+                f"{found[:12]}…, the dictionary in use has {own[:12]}…; give the data folder "
+                "whose dictionary the model was trained with"
+            )
+        self.calibration.load(state[count:])
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        key, own = prefix + "signature", _signature_hex(self.signature)
-        if key in state_dict:
-            found = _signature_hex(state_dict[key])
-            if found != own:
+        rows = state_dict.get(prefix + "weight")
+        # A model built from a checkpoint's own options has no rows yet. One built from a table file
+        # would go on with the checkpoint's rows and be named after the file's.
+        if rows is not None and not self.learned and self.weight.any():
+            same = rows.shape == self.weight.shape and torch.allclose(
+                rows.float(), self.weight.float(), rtol=0, atol=_HALF_PRECISION
+            )
+            if not same:
                 raise ValueError(
-                    "the checkpoint's target table belongs to a dictionary with signature "
-                    f"{found[:12]}…, the dictionary in use has {own[:12]}…; give the data folder "
-                    "whose dictionary the model was trained with"
+                    "the checkpoint was trained with other rows than those of --target-table; give "
+                    "the table that it was trained with, or start a training without the checkpoint"
                 )
-            state_dict = {**state_dict, key: self.signature}
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def rows(self, index: Tensor) -> Tensor:
-        """Return the rows of token indices ``(…)``: ``(…, d)`` in float32 or better."""
-        rows = self.weight[index]
-        return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+    def rows(self, index: Optional[Tensor] = None) -> Tensor:
+        """Return the rows of token indices ``(…)``, or all: ``(…, d)``, float32 or better."""
+        rows = self.weight if index is None else self.weight[index]
+        rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+        return F.normalize(rows, dim=-1) if self.learned else rows
+
+    def logits_of(self, hidden: Tensor, index: Tensor, scale) -> Tensor:
+        """Score some rows at a given scale: ``(N, d)``, ``(M,)`` → logits ``(N, M)``."""
+        query = self._query(hidden, scale)
+        return query.finish(query.vector @ self.rows(index).to(query.vector.dtype).t())
+
+    def margin_logits(self, hidden: Tensor, margin: float, scale) -> Tensor:
+        """Return what a cosine smaller by ``margin`` takes from the logits: ``(N, d)`` → ``(N,)``.
+
+        Raises:
+            ValueError: the score is not linear in the cosine.
+        """
+        if self.score == "power_spherical":
+            raise ValueError(
+                "--additive-margin needs a score that is linear in the cosine, but power_spherical "
+                "is not; give --score cosine or leave it out"
+            )
+        return margin * self._query(hidden, scale).vector.norm(dim=-1)
 
     def scores(self, hidden: Tensor, temperature=1.0) -> Tensor:
         """Score every row: predictions ``(N, d)`` → logits ``(N, V)``, -inf where never emitted.
@@ -179,7 +195,7 @@ class TargetTable(nn.Module):
             temperature: a number or ``(N, 1)``; divides the logits.
         """
         query = self._query(hidden, self.scale / temperature)
-        logits = query.finish(query.vector @ self.weight.to(query.vector.dtype).t())
+        logits = query.finish(query.vector @ self.rows().to(query.vector.dtype).t())
         return logits.masked_fill(~self.emittable, -torch.inf)
 
     def log_probs(self, hidden: Tensor, temperature=1.0) -> Tensor:
@@ -204,15 +220,13 @@ class TargetTable(nn.Module):
             ValueError: k is larger than the number of rows that are no special symbols.
         """
         specials = self.num_specials
-        query = self._query(hidden, self.scale / temperature)
-        own = query.finish(query.vector @ self.weight[:specials].to(query.vector.dtype).t())
+        query, rows = self._query(hidden, self.scale / temperature), self.rows()
+        own = query.finish(query.vector @ rows[:specials].to(query.vector.dtype).t())
         own = own.masked_fill(~self.emittable[:specials], -torch.inf)
         ids = torch.arange(specials, device=own.device).expand(own.size(0), -1)
 
         reach = k if excluded is None else min(k + excluded.size(1), len(self.weight) - specials)
-        found = knn.exact_search(
-            query, self.weight[specials:], reach, allowed=self.emittable[specials:]
-        )
+        found = knn.exact_search(query, rows[specials:], reach, allowed=self.emittable[specials:])
         logits, indices = found.logits, found.indices + specials
         if excluded is not None:
             blocked = (indices.unsqueeze(2) == excluded.unsqueeze(1)).any(dim=2)
@@ -224,12 +238,19 @@ class TargetTable(nn.Module):
             own = own.masked_fill(blocked, -torch.inf)
         return Candidates(torch.cat((own, logits), 1) - total, torch.cat((ids, indices), 1))
 
-    def log_prob_of(self, hidden: Tensor, index: Tensor, temperature=1.0) -> Tensor:
-        """Return log p of one given row for each prediction: ``(N, d)``, ``(N,)`` → ``(N,)``."""
-        query = self._query(hidden, self.scale / temperature)
+    def log_prob_of(self, hidden: Tensor, index: Tensor, temperature=1.0, scale=None) -> Tensor:
+        """Return log p of one given row for each prediction: ``(N, d)``, ``(N,)`` → ``(N,)``.
+
+        Args:
+            hidden: predictions h, ``(N, d)``.
+            index: rows, ``(N,)``.
+            temperature: as in :meth:`scores`.
+            scale: τ to use in place of :attr:`scale`.
+        """
+        query = self._query(hidden, (self.scale if scale is None else scale) / temperature)
         own = query.finish((query.vector * self.rows(index)).sum(dim=-1, keepdim=True)).squeeze(1)
         own = own.masked_fill(~self.emittable[index], -torch.inf)
-        return own - knn.exact_search(query, self.weight, 1, allowed=self.emittable).log_sum_exp
+        return own - knn.exact_search(query, self.rows(), 1, allowed=self.emittable).log_sum_exp
 
     @torch.no_grad()
     def validate(self, hidden: Tensor, target: Tensor) -> ValidationScores:
@@ -243,9 +264,10 @@ class TargetTable(nn.Module):
         nll = torch.zeros(len(GRID), dtype=torch.float64)
         stride = -(-len(target) // _CALIBRATION_TOKENS)
         chunk = max(1, _VALIDATION_ELEMENTS // len(self.weight))
+        rows = self.rows()
         for part, tokens in zip(hidden.split(chunk), target.split(chunk)):
             query = self._query(part, 1.0)
-            logits = query.finish(query.vector @ self.weight.to(query.vector.dtype).t())
+            logits = query.finish(query.vector @ rows.to(query.vector.dtype).t())
             logits = logits.masked_fill(~self.emittable, -torch.inf)
             correct += logits.argmax(dim=1).eq(tokens).sum()
             nll += grid_nll(logits[::stride], tokens[::stride])

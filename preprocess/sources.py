@@ -129,7 +129,7 @@ def from_vectors(symbols, args) -> Rows:
             key = symbol.removeprefix(BAR)
         elif plain and spelling is Spelling.BAR and is_open(symbol, spelling):
             continue  # the part "ing" is not the word "ing"
-        if key in vectors and vectors[key].any():
+        if key in vectors:
             weight[i], origin[i] = vectors[key], PRETRAINED
     return Rows(weight, origin)
 

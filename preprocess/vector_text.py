@@ -20,7 +20,8 @@ def read_vectors(path, wanted, dim=None, quiet=True):
 
     Raises:
         ValueError: no vectors, a word that occurs twice, a wrong number of columns, something that
-            is no finite number, fewer words than the first line promises, not UTF-8.
+            is no finite number, a wanted vector of zeros, fewer words than the first line
+            promises, not UTF-8.
     """
     vectors, seen, promised, expected = {}, {}, None, dim
     for index, line in progress(
@@ -77,6 +78,8 @@ def _parse(path, index, word, fields):
             vector = np.array([float(field) for field in fields]).astype(np.float32)
         if not np.isfinite(vector).all():
             raise ValueError("NaN or infinity")
+        if not vector.any():
+            raise ValueError("all are 0, which is no direction")
     except ValueError as error:
         raise ValueError(
             f"{path}, line {index}: the vector of {word!r} must be finite numbers, but: {error}; "

@@ -20,6 +20,8 @@ CRITERIONS = {
     "syn_margin": {"margin": 1.5},
     "syn_margin-difference": {"margin": 1.5, "synthetic_negative": "difference"},
     "power_spherical": {},
+    # no sampled rows: their draws would differ between two batches that are compared
+    "contrastive": {"sampled_negatives": 0},
 }
 
 

@@ -9,7 +9,8 @@ import pytest
 from fairseq.data import Dictionary
 from safetensors.torch import save_file
 
-from fairseq_contout.table_file import dictionary_signature, read_table
+from fairseq_contout.symbols import dictionary_signature
+from fairseq_contout.table_file import read_table
 
 CONTINUOUS = "--arch continuous_transformer_tiny --criterion cosine"
 REST = "--optimizer adam --lr 0.001 --max-tokens 500 --max-update 1"
@@ -47,7 +48,7 @@ def assert_refused(run, *fragments):
     [
         (
             "--arch transformer_tiny --criterion cosine",
-            ["TransformerModel ends in a softmax", "--arch continuous_transformer"],
+            ["the model that was built", "ends in a softmax", "--arch continuous_transformer"],
         ),
         (
             "--arch continuous_transformer_tiny --criterion cross_entropy",
@@ -60,9 +61,9 @@ def assert_refused(run, *fragments):
         ),
         (f"{CONTINUOUS} --target-table=", ["--target-table must name", "build_table.py"]),
         (f"{CONTINUOUS} --target-table none.st", ["none.st: no such file", "build_table.py"]),
-        (f"{CONTINUOUS} --scale 0", ["--scale must be greater than 0", "is 0.0"]),
-        (f"{CONTINUOUS} --scale -2", ["--scale must be greater than 0", "is -2.0"]),
-        (f"{CONTINUOUS} --scale nan", ["--scale must be greater than 0", "is nan"]),
+        (f"{CONTINUOUS} --scale 0", ["--scale must be a number greater than 0", "is 0.0"]),
+        (f"{CONTINUOUS} --scale -2", ["--scale must be a number greater than 0", "is -2.0"]),
+        (f"{CONTINUOUS} --scale nan", ["--scale must be a number greater than 0", "is nan"]),
         (f"{CONTINUOUS} --scale inf", ["--scale must be", "is inf"]),
         (f"{CONTINUOUS} --share-all-embeddings", ["--share-all-embeddings", "--decoder-input"]),
         (
@@ -169,7 +170,7 @@ def test_table_of_the_source_dictionary(start, corpus, tmp_path):
 @pytest.mark.parametrize(
     "overrides, fragments",
     [
-        ({"scale": -3}, ["--scale must be greater than 0", "is -3"]),
+        ({"scale": -3}, ["--scale must be a number greater than 0", "is -3"]),
         ({"score": "euclid"}, ["--score must be one of cosine, dot, l2", "'euclid'"]),
         ({"target_table": "other.st"}, ["other.st", "drop target_table"]),
     ],

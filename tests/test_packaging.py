@@ -133,11 +133,8 @@ def test_no_file_names_one_machine_or_a_registry():
     banned = re.compile(
         "|".join(
             (
-                "/wor" + "k/",
-                "/hom" + "e/",
-                "pypi" + r"\.org",
-                "python" + "hosted",
-                "deb" + r"\.debian",
+                *("/wor" + "k/", "/hom" + "e/", "/roo" + "t/", "/mn" + "t/", r"\.libr" + "ary"),
+                *("pypi" + r"\.org", "python" + "hosted", "deb" + r"\.debian", "index-" + "url"),
             )
         )
     )

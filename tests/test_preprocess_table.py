@@ -75,14 +75,16 @@ def test_a_missing_word_has_its_own_random_row_or_is_an_error(files, capsys):
     assert "3 (word3, word40, end)" in text and "--missing random" in text
 
 
-def test_zero_vectors_are_missing_words(files):
-    folder, dictionary, _ = files
-    with open(folder / "v.vec") as file:
-        lines = file.read().replace("68 12\n", "69 12\n") + "word3" + " 0" * 12 + "\n"
-    (folder / "v.vec").write_text(lines)
-    path = build(folder, *vec_options(folder))
-    load_table(path, dictionary)
-    assert json.loads(read_table(path)[1]["origins"])["random"] == 3
+def test_a_zero_vector_is_refused_where_it_is_wanted(files, capsys):
+    folder, _, _ = files
+    text = (folder / "v.vec").read_text().replace("68 12\n", "69 12\n")
+    (folder / "v.vec").write_text(text + "nobody" + " 0" * 12 + "\n")
+    build(folder, *vec_options(folder))
+    (folder / "v.vec").write_text(text + "word3" + " 0" * 12 + "\n")
+    call_ = ["--dictionary", folder / "dict.txt", "--output", folder / "x.safetensors"]
+    message = fails(capsys, folder, "build_table", *call_, *vec_options(folder))
+    expected = "v.vec, line 70: the vector of 'word3' must be finite numbers, but: all are 0"
+    assert expected in message and "delete or mend the line" in message
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])

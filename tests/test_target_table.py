@@ -113,7 +113,9 @@ def test_wrong_number_of_rows_is_refused(saved):
 def test_bad_options_are_refused(options):
     dictionary = make_dictionary()
     arguments = {"score": "cosine", "scale": None, **options}
-    with pytest.raises(ValueError, match="--score must be one of|--scale must be greater than 0"):
+    with pytest.raises(
+        ValueError, match="--score must be one of|--scale must be a number greater than 0"
+    ):
         TargetTable(make_rows(dictionary), dictionary, **arguments)
 
 

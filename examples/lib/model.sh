@@ -1,13 +1,21 @@
 # shellcheck shell=bash
 # Training, decoding and scoring, in OUT_DIR. Sourced by lib.sh.
 
-# Turn RECIPE into CRITERION options and say whether it needs a target table.
+# Turn RECIPE into CRITERION options and the kind of OUTPUT: a softmax, a frozen table from a file, or
+# a table that is learned with the model.
 recipe_options() {
-  NEEDS_TABLE=1
+  OUTPUT=frozen
   case $1 in
     softmax)
-      NEEDS_TABLE=0
+      OUTPUT=softmax
       CRITERION=(--criterion label_smoothed_cross_entropy --label-smoothing "${LABEL_SMOOTHING:-0.1}")
+      ;;
+    contrastive)
+      OUTPUT=learned
+      CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
+      ;;
+    contrastive-frozen)
+      CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
       ;;
     cosine) CRITERION=(--criterion cosine) ;;
     l2) CRITERION=(--criterion l2) ;;
@@ -17,19 +25,27 @@ recipe_options() {
     margin-batch) CRITERION=(--criterion margin --negatives batch) ;;
     syn-margin) CRITERION=(--criterion syn_margin) ;;
     power-spherical) CRITERION=(--criterion power_spherical) ;;
-    *) die "RECIPE must be one of softmax, cosine, l2, vmf, vmf-authors, margin, margin-batch, syn-margin, power-spherical, but is $1" ;;
+    *) die "RECIPE must be one of softmax, contrastive, contrastive-frozen, cosine, l2, vmf, vmf-authors, margin, margin-batch, syn-margin, power-spherical, but is $1" ;;
   esac
 }
 
 train() {
   local options architecture
-  if [ "$NEEDS_TABLE" = 1 ]; then
-    architecture=(--arch "$CONTINUOUS_ARCH" --target-table "$TABLE"
-      ${CONTINUOUS_OPTIONS[@]+"${CONTINUOUS_OPTIONS[@]}"})
-  else
-    # label smoothing and shared embeddings: the baseline as fairseq's own examples have it
-    architecture=(--arch "$SOFTMAX_ARCH" ${SOFTMAX_OPTIONS[@]+"${SOFTMAX_OPTIONS[@]}"})
-  fi
+  # label smoothing and shared embeddings: the baseline as fairseq's own examples have it; a learned
+  # table is shared with the embeddings that the baseline's softmax is shared with
+  case $OUTPUT in
+    softmax) architecture=(--arch "$SOFTMAX_ARCH" ${SOFTMAX_OPTIONS[@]+"${SOFTMAX_OPTIONS[@]}"}) ;;
+    learned)
+      architecture=(--arch "$CONTINUOUS_ARCH" --target-table learned
+        ${SOFTMAX_OPTIONS[@]+"${SOFTMAX_OPTIONS[@]}"})
+      # tied, it has the dimension of the embeddings
+      [[ "${SOFTMAX_OPTIONS[*]-}" == *--share-* ]] || architecture+=(--table-dim "$TABLE_DIM")
+      ;;
+    frozen)
+      architecture=(--arch "$CONTINUOUS_ARCH" --target-table "$TABLE"
+        ${CONTINUOUS_OPTIONS[@]+"${CONTINUOUS_OPTIONS[@]}"})
+      ;;
+  esac
   # --user-dir also for the softmax: the plugin lets torch >= 2.6 load fairseq's checkpoints
   options=(--user-dir "$ROOT/fairseq_contout" --task translation
     --source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG"
@@ -38,18 +54,19 @@ train() {
     --no-epoch-checkpoints --seed "$SEED" --log-format simple --log-interval 50
     ${EXTRA[@]+"${EXTRA[@]}"})
   # paths differ between machines and prove nothing: the contents count
-  local inputs
+  local inputs identity
   inputs="${options[*]}"
   inputs="${inputs//$ROOT\//} data=$(checksum "$BIN_DIR/dict.$SOURCE_LANG.txt" "$BIN_DIR/dict.$TARGET_LANG.txt")"
-  if [ "$NEEDS_TABLE" = 1 ]; then
+  if [ "$OUTPUT" = frozen ]; then
     inputs="${inputs//$TABLE/table} table=$(checksum "$TABLE")"
   fi
-  # also a training that has not finished must go on with the options it began with
-  if [ -f "$OUT_DIR/.stamps/training" ] && [ "$(cat "$OUT_DIR/.stamps/training")" != "$inputs" ]; then
-    die "$OUT_DIR holds a training with other options or data: $(differences "$(cat "$OUT_DIR/.stamps/training")" "$inputs"); give another OUT_DIR, or delete this one"
+  # A training goes on with the options it began with, finished or not; only its end may move.
+  identity=$(sed -E 's/ --max-(epoch|update) [0-9]+//g' <<<"$inputs")
+  if [ -f "$OUT_DIR/.stamps/training" ] && [ "$(cat "$OUT_DIR/.stamps/training")" != "$identity" ]; then
+    die "$OUT_DIR holds a training with other options or data: $(differences "$(cat "$OUT_DIR/.stamps/training")" "$identity"); give another OUT_DIR, or delete this one"
   fi
-  put_stamp "$OUT_DIR/.stamps/training" "$inputs"
-  stage "$OUT_DIR" train "$inputs" run_training "${options[@]}"
+  put_stamp "$OUT_DIR/.stamps/training" "$identity"
+  stage_again "$OUT_DIR" train "$inputs" run_training "${options[@]}"
 }
 
 run_training() {
@@ -95,7 +112,10 @@ run_decoding() {
 score() {
   local options=(--recipe "$RECIPE" --seed "$SEED" --test-set "$3" --target-lang "$TARGET_LANG")
   options+=(--command "examples/$SET/run.sh $RECIPE OUT_DIR${EXTRA[*]+ ${EXTRA[*]}}")
-  [ "$NEEDS_TABLE" = 0 ] || options+=(--table "$(basename "$TABLE" .safetensors)")
+  case $OUTPUT in
+    learned) options+=(--table learned) ;;
+    frozen) options+=(--table "$(basename "$TABLE" .safetensors)") ;;
+  esac
   [ "$SCORE" = detokenized ] || options+=(--tokenized)
   [ "$LOWERCASE" = 0 ] || options+=(--lowercase)
   say "score $3"

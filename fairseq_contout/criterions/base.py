@@ -6,19 +6,39 @@ from typing import Any, Dict, List
 
 import torch
 from fairseq.criterions import FairseqCriterion
-from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask
 from omegaconf import II
 from torch import Tensor
 
+from fairseq_contout.criterions.monitor import MONITORS, monitor
+from fairseq_contout.criterions.terms import (
+    ContrastiveTerm,
+    TermsConfig,
+    check_terms,
+    dispersion_term,
+)
 from fairseq_contout.losses import cosine_similarity
 
 
 @dataclass
-class ContinuousCriterionConfig(FairseqDataclass):
+class ContinuousCriterionConfig(TermsConfig):
     """Options of every criterion on embeddings."""
 
     sentence_avg: bool = II("optimization.sentence_avg")
+
+
+#: Attribute of a task for which a model with a continuous output was built: fairseq shows a
+#: criterion its task when it is built, and the model only with the first batch.
+TASK_MARK = "has_continuous_output"
+
+
+def _refuse_softmax(what: str):
+    raise ValueError(
+        f"a criterion on embeddings needs a model that predicts embeddings, but {what} ends in a "
+        "softmax over the vocabulary; train with --arch continuous_transformer or "
+        "continuous_lstm, or with --criterion label_smoothed_cross_entropy"
+    )
 
 
 def continuous_output_of(model):
@@ -29,13 +49,7 @@ def continuous_output_of(model):
     """
     output = getattr(getattr(model, "decoder", None), "continuous_output", None)
     if output is None:
-        wrapped = getattr(model, "module", model)
-        raise ValueError(
-            "a criterion on embeddings needs a model that predicts embeddings, but "
-            f"{type(wrapped).__name__} ends in a softmax over the vocabulary; train with --arch "
-            "continuous_transformer or continuous_lstm, or with --criterion "
-            "label_smoothed_cross_entropy"
-        )
+        _refuse_softmax(type(getattr(model, "module", model)).__name__)
     return output
 
 
@@ -52,9 +66,16 @@ class ContinuousCriterion(FairseqCriterion):
 
     def __init__(self, cfg, task):
         super().__init__(task)
+        if isinstance(task, FairseqTask) and not hasattr(task, TASK_MARK):
+            _refuse_softmax("the model that was built (build it before the criterion)")
+        check_terms(cfg)
         self.cfg = cfg
         self.sentence_avg = cfg.sentence_avg
         self._calibrating = False
+        # without it a criterion has no parameters, and fairseq does not wrap or save any
+        self.contrastive = None
+        if cfg.contrastive_weight:
+            self.contrastive = ContrastiveTerm(cfg, task.target_dictionary)
 
     def token_losses(self, hidden: Tensor, target: Tensor, table) -> Tensor:
         """Return the loss of each token.
@@ -86,10 +107,10 @@ class ContinuousCriterion(FairseqCriterion):
         hidden, tokens = net_output[0][real], target[real]  # N x d, N
         if hidden.dtype in (torch.float16, torch.bfloat16):
             hidden = hidden.float()  # norms and normalisers overflow or lose digits below float32
-        losses = self.token_losses(hidden, tokens, table)
-
         sentences = target.size(0)
         sample_size = sentences if self.sentence_avg else sample["ntokens"]
+        losses = self.token_losses(hidden, tokens, table)
+        losses = losses + self._terms(hidden, tokens, table, sample_size)
         log = {
             "loss": losses.detach().sum(),
             "ntokens": sample["ntokens"],
@@ -108,15 +129,30 @@ class ContinuousCriterion(FairseqCriterion):
         full[real] = losses
         return full, sample_size, log
 
+    def _terms(self, hidden: Tensor, tokens: Tensor, table, sample_size):
+        """Return what the terms add to the loss of each token, ``(N,)`` or 0."""
+        added = 0
+        if self.contrastive is not None:
+            added = self.cfg.contrastive_weight * self.contrastive(hidden, tokens, table)
+        if self.cfg.dispersion_weight and self.training:
+            # fairseq divides by the sample size: the term counts once an update, not once a token
+            weight = self.cfg.dispersion_weight * sample_size / len(tokens)
+            added = added + weight * dispersion_term(table, self.cfg)
+        return added
+
     @torch.no_grad()
     def _validation_log(self, hidden: Tensor, tokens: Tensor, table) -> Dict[str, Any]:
         # The first validation batch after training starts a new calibration of the scale. It ends
         # in the checkpoint, which fairseq writes after validating.
+        log = {}
         if not self._calibrating:
             table.calibration.reset()
             self._calibrating = True
+            if table.learned:
+                log = monitor(table)
         found = table.validate(hidden, tokens)
         return {
+            **log,
             "correct": found.correct,
             "cosine": cosine_similarity(hidden, table.rows(tokens)).sum(),
             "validated": tokens.numel(),
@@ -131,12 +167,17 @@ class ContinuousCriterion(FairseqCriterion):
         loss (of the criterion's own unit, per token or sentence), κ per token; on validation data
         also accuracy (per cent of predictions whose nearest row is the target), mean cosine, and
         nll_loss (bits per token) and ppl at the scale that is calibrated on the same data,
-        comparable with a softmax's.
+        comparable with a softmax's; of a learned table, how
+        spread it is (:mod:`~fairseq_contout.criterions.monitor`).
         """
 
         def total(key):
             return sum(log.get(key, 0) for log in logging_outputs)
 
+        if total("monitored"):
+            count = total("monitored")
+            for name in MONITORS:
+                metrics.log_scalar(name, total(name) / count, count, round=4)
         tokens, size, validated = total("ntokens"), total("sample_size"), total("validated")
         metrics.log_scalar("loss", total("loss") / size, size, round=4)
         if cls.has_concentration:

@@ -1,121 +1,13 @@
 """The continuous output, written once: what turns a fairseq decoder's softmax into a vector.
 
 :class:`ContinuousOutput` is the layer (projection and table), :class:`ContinuousDecoder` a mixin
-that puts it on top of any fairseq decoder, :func:`add_continuous_args` and
-:func:`build_continuous_output` are what a model class calls.
+that puts it on top of any fairseq decoder. Options and the table: ``table_options.py``.
 """
 
 import torch
-from fairseq.criterions import CRITERION_REGISTRY
 from torch import Tensor, nn
 
-from fairseq_contout.criterions.base import ContinuousCriterion
-from fairseq_contout.scores import DEFAULT_SCALE, check_score
-from fairseq_contout.target_table import TargetTable, load_table
-
-
-def add_continuous_args(parser):
-    """Add the options of the continuous output to a model's parser."""
-    # no defaults: fairseq's architecture functions and old checkpoints fill in what is unset
-    parser.add_argument(
-        "--target-table",
-        metavar="FILE",
-        help="target table (safetensors, made by preprocess/build_table.py for the target "
-        "dictionary); needed to start a training, never to decode: it is in the checkpoint",
-    )
-    parser.add_argument(
-        "--decoder-input",
-        choices=["separate", "encoder", "table"],
-        help="embeddings that the decoder reads: learned ones of its own (separate, the default), "
-        "those of the encoder (encoder; needs a joined dictionary), or the frozen rows of the "
-        "target table through a learned projection (table)",
-    )
-    parser.add_argument(
-        "--score",
-        choices=sorted(DEFAULT_SCALE),
-        help="how decoding scores rows; the default is the one that belongs to the criterion",
-    )
-    parser.add_argument(
-        "--scale",
-        type=float,
-        metavar="X",
-        help="inverse temperature of the score in decoding, > 0; by default it is calibrated on "
-        "the validation data and kept in the checkpoint",
-    )
-
-
-def _resolve_score(args) -> str:
-    """Return the score of a model: its own option, else that of the criterion.
-
-    Raises:
-        ValueError: the criterion is not one on embeddings.
-    """
-    criterion = getattr(args, "criterion", None)
-    kind = CRITERION_REGISTRY.get(criterion)
-    if criterion is not None and not (
-        isinstance(kind, type) and issubclass(kind, ContinuousCriterion)
-    ):
-        known = sorted(
-            name
-            for name, cls in CRITERION_REGISTRY.items()
-            if isinstance(cls, type) and issubclass(cls, ContinuousCriterion)
-        )
-        raise ValueError(
-            f"--arch {getattr(args, 'arch', 'continuous_transformer')} predicts embeddings and "
-            f"needs one of the criterions {', '.join(known)}, but --criterion is {criterion}; "
-            "choose one of them, or a softmax architecture such as transformer"
-        )
-    score = getattr(args, "score", None)
-    if score is None:
-        score = kind.score if kind is not None else "cosine"
-    return check_score(score)
-
-
-def check_sharing(args):
-    """Refuse fairseq's flags that tie the output to a learned embedding.
-
-    Raises:
-        ValueError: one of the flags is set.
-    """
-    for flag in ("share_all_embeddings", "share_decoder_input_output_embed"):
-        if getattr(args, flag, False):
-            raise ValueError(
-                f"--{flag.replace('_', '-')} ties the output layer to embeddings that are learned, "
-                "but a target table is frozen; leave it out, or let the decoder read the table "
-                "through a projection with --decoder-input table"
-            )
-
-
-def build_table(args, dictionary) -> TargetTable:
-    """Make the target table of a model: from its file to train, empty to load a checkpoint into.
-
-    The dimension is written into ``args``, which fairseq saves with the checkpoint, so that the
-    file is needed at the start of a training alone.
-
-    Raises:
-        ValueError: no ``--target-table``, or one that does not fit.
-    """
-    args.score = _resolve_score(args)
-    scale = getattr(args, "scale", None)
-    built = getattr(args, "built_table", None)  # (file, dimension), when from a checkpoint
-    path = getattr(args, "target_table", None)
-    if built is not None:
-        file, dim = built
-        if path != file:
-            raise ValueError(
-                f"the checkpoint holds the table of {file}, and --model-overrides asks for {path}: "
-                "a model decodes with the table it was trained with; drop target_table from the "
-                "overrides"
-            )
-        return TargetTable(torch.zeros(len(dictionary), dim), dictionary, args.score, scale)
-    if not path:
-        raise ValueError(
-            "--target-table must name the table to predict, but is not set; make one with "
-            "preprocess/build_table.py --dictionary DATA/dict.<lang>.txt --output FILE"
-        )
-    table = TargetTable(load_table(path, dictionary), dictionary, args.score, scale)
-    args.built_table = [path, table.dim]
-    return table
+from fairseq_contout.target_table import TargetTable
 
 
 class ContinuousOutput(nn.Module):
@@ -140,7 +32,7 @@ class ContinuousOutput(nn.Module):
 
 
 class TableEmbedding(nn.Module):
-    """Decoder input tied to the table: frozen rows through a learned projection.
+    """Decoder input tied to the table: its rows through a learned projection.
 
     E_in(w) = P e_w. Token indices ``(B, T)`` → ``(B, T, embed_dim)``.
 
@@ -157,7 +49,7 @@ class TableEmbedding(nn.Module):
         nn.init.normal_(self.projection.weight, std=embed_dim**-0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        rows = self._table[0].weight[tokens].to(self.projection.weight.dtype)
+        rows = self._table[0].rows(tokens).to(self.projection.weight.dtype)
         return self.projection(rows).masked_fill(tokens.eq(self.padding_idx).unsqueeze(-1), 0)
 
 

@@ -6,11 +6,9 @@ from fairseq.models.lstm import LSTMDecoder, LSTMModel
 from fairseq_contout.models.continuous_output import (
     ContinuousDecoder,
     ContinuousOutput,
-    add_continuous_args,
-    build_table,
-    check_sharing,
     tie_decoder_input,
 )
+from fairseq_contout.models.table_options import add_continuous_args, build_table, check_sharing
 
 
 class ContinuousLSTMDecoder(ContinuousDecoder, LSTMDecoder):
@@ -39,12 +37,13 @@ class ContinuousLSTMModel(LSTMModel):
             ValueError: a table, criterion or flag that does not fit, named with the remedy.
         """
         check_sharing(args)
-        table = build_table(args, task.target_dictionary)
         model = super().build_model(args, task)
         decoder = model.decoder
+        features = args.decoder_out_embed_dim
+        table = build_table(args, task, decoder.embed_tokens, features)
         # LSTMModel makes its decoder without a hook: the class is changed afterwards
         decoder.__class__ = ContinuousLSTMDecoder
-        decoder.attach(ContinuousOutput(args.decoder_out_embed_dim, table))
+        decoder.attach(ContinuousOutput(features, table))
         tie_decoder_input(args, model, table)
         return model
 

@@ -6,11 +6,9 @@ from fairseq.models.transformer import TransformerDecoderBase, TransformerModel
 from fairseq_contout.models.continuous_output import (
     ContinuousDecoder,
     ContinuousOutput,
-    add_continuous_args,
-    build_table,
-    check_sharing,
     tie_decoder_input,
 )
+from fairseq_contout.models.table_options import add_continuous_args, build_table, check_sharing
 
 
 class ContinuousTransformerDecoder(ContinuousDecoder, TransformerDecoderBase):
@@ -56,10 +54,11 @@ class ContinuousTransformerModel(TransformerModel):
             ValueError: a table, criterion or flag that does not fit, named with the remedy.
         """
         check_sharing(args)
-        table = build_table(args, task.target_dictionary)
         model = super().build_model(args, task)
         decoder = model.decoder
-        decoder.attach(ContinuousOutput(decoder.output_embed_dim, table))
+        features = decoder.output_embed_dim
+        table = build_table(args, task, decoder.embed_tokens, features)
+        decoder.attach(ContinuousOutput(features, table))
         tie_decoder_input(args, model, table)
         return model
 

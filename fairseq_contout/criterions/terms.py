@@ -1,0 +1,184 @@
+"""Terms that a criterion on embeddings is, or can add to its loss: contrastive, and dispersion."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from fairseq.dataclass import FairseqDataclass
+from torch import Tensor, nn
+
+from fairseq_contout.dispersion import great_circles, sliced_dispersion
+from fairseq_contout.losses import contrastive_loss
+from fairseq_contout.sampling import draw, log_inclusion, unigram
+from fairseq_contout.scores import DEFAULT_SCALE
+
+#: Bounds of the learned scale: below, nothing is told apart; above, gradients explode.
+SCALE_RANGE = (0.5, 200.0)
+
+
+@dataclass
+class TermsConfig(FairseqDataclass):
+    """Options of the terms, which every criterion on embeddings has."""
+
+    contrastive_weight: float = field(
+        default=0.0,
+        metadata={"help": "add this times the contrastive loss, >= 0; 0 leaves it out"},
+    )
+    sampled_negatives: int = field(
+        default=1024,
+        metadata={
+            "help": "contrastive: rows drawn for each batch to compare with, beside the distinct "
+            "target tokens of the batch, >= 0"
+        },
+    )
+    negative_power: float = field(
+        default=0.0,
+        metadata={
+            "help": "contrastive: rows are drawn with probability ~ count^power, 0..1; 0 is "
+            "uniform, 1 the unigram distribution"
+        },
+    )
+    no_sampling_correction: bool = field(
+        default=False,
+        metadata={
+            "help": "contrastive: do not correct the logits by the log-probability of a row to be "
+            "compared with"
+        },
+    )
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "contrastive: label smoothing, 0 <= x < 1"}
+    )
+    additive_margin: float = field(
+        default=0.0,
+        metadata={
+            "help": "contrastive: by how much the target's cosine must be ahead (AM-softmax), 0..2"
+        },
+    )
+    initial_scale: float = field(
+        default=0.0,
+        metadata={
+            "help": "contrastive: inverse temperature at the start of training, which is then "
+            "learned, > 0; 0 takes the default of the score"
+        },
+    )
+    dispersion_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "add this times the sliced dispersion of a learned table, >= 0, against "
+            "collapse; 0 leaves it out"
+        },
+    )
+    dispersion_circles: int = field(
+        default=16, metadata={"help": "great circles drawn for the dispersion in each batch, > 0"}
+    )
+    dispersion_rows: int = field(
+        default=8192,
+        metadata={"help": "rows drawn for the dispersion when the table has more, > 1"},
+    )
+
+
+def check_terms(cfg):
+    """Check the options of the terms.
+
+    Raises:
+        ValueError: a value out of its range, with the range.
+    """
+    rules = (
+        ("contrastive_weight", cfg.contrastive_weight >= 0, "0 or more"),
+        ("sampled_negatives", cfg.sampled_negatives >= 0, "0 or more"),
+        ("negative_power", 0 <= cfg.negative_power <= 1, "between 0 (uniform) and 1 (unigram)"),
+        ("label_smoothing", 0 <= cfg.label_smoothing < 1, "0 or more and less than 1"),
+        ("additive_margin", 0 <= cfg.additive_margin <= 2, "between 0 and 2"),
+        (
+            "initial_scale",
+            cfg.initial_scale == 0 or SCALE_RANGE[0] <= cfg.initial_scale <= SCALE_RANGE[1],
+            f"0 (the default of the score) or between {SCALE_RANGE[0]} and {SCALE_RANGE[1]}",
+        ),
+        ("dispersion_weight", cfg.dispersion_weight >= 0, "0 or more"),
+        ("dispersion_circles", cfg.dispersion_circles >= 1, "1 or more"),
+        ("dispersion_rows", cfg.dispersion_rows >= 2, "2 or more"),
+    )
+    for name, kept, rule in rules:
+        if not kept:
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be {rule}, but is {getattr(cfg, name)}"
+            )
+
+
+def all_tokens(target: Tensor) -> Tensor:
+    """Gather the target tokens of all processes: ``(N,)`` → ``(M,)``, M ≥ N."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return target
+    length = torch.tensor([len(target)], device=target.device)
+    lengths = [torch.empty_like(length) for _ in range(dist.get_world_size())]
+    dist.all_gather(lengths, length)
+    longest = int(max(lengths))
+    padded = target.new_zeros(longest)
+    padded[: len(target)] = target
+    gathered = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(gathered, padded)
+    return torch.cat([tokens[: int(n)] for tokens, n in zip(gathered, lengths)])
+
+
+class ContrastiveTerm(nn.Module):
+    """The contrastive loss of a batch: the target against candidates, with a learned scale τ.
+
+    Candidates are the distinct target tokens of the batch, of all processes where there are many,
+    and rows drawn from the table: the cost does not grow with V. In validation they are the whole
+    table, so that the numbers of two validations can be compared.
+
+    See :func:`fairseq_contout.losses.contrastive_loss`.
+    """
+
+    def __init__(self, cfg, dictionary):
+        super().__init__()
+        self.cfg = cfg
+        self.dictionary = dictionary
+        self.log_scale = nn.Parameter(torch.zeros(()))  # log of τ over its first value
+        self._probabilities = None
+
+    def scale(self, score: str) -> Tensor:
+        """Return τ, within :data:`SCALE_RANGE`."""
+        value = self.log_scale.float().exp() * (self.cfg.initial_scale or DEFAULT_SCALE[score])
+        # The gradient passes through the bounds, so that τ can come back from them.
+        return value + (value.clamp(*SCALE_RANGE) - value).detach()
+
+    def _distributions(self, table):
+        # of a row as a token of the text, and as a row drawn
+        if self._probabilities is None or self._probabilities[0].device != table.weight.device:
+            counts = torch.tensor(self.dictionary.count, device=table.weight.device)
+            self._probabilities = (
+                unigram(counts, table.emittable),
+                unigram(counts, table.emittable, self.cfg.negative_power),
+            )
+        return self._probabilities
+
+    def forward(self, hidden: Tensor, target: Tensor, table) -> Tensor:
+        """Return the loss of each token: predictions ``(N, d)``, tokens ``(N,)`` → ``(N,)``."""
+        scale = self.scale(table.score)
+        if not self.training:
+            return -table.log_prob_of(hidden, target, scale=scale)
+        text, drawn = self._distributions(table)
+        number = self.cfg.sampled_negatives
+        tokens = all_tokens(target)
+        candidates = torch.cat((tokens, draw(drawn, number))).unique()
+        positive = torch.searchsorted(candidates, target)
+        log_q = candidates.new_zeros(len(candidates), dtype=hidden.dtype)
+        if not self.cfg.no_sampling_correction:
+            found = log_inclusion(text[candidates], len(tokens), drawn[candidates], number)
+            # dictionaries do not count </s>, which ends every sentence and is in every batch
+            log_q = found.masked_fill(candidates.eq(self.dictionary.eos()), 0).to(hidden.dtype)
+        logits = table.logits_of(hidden, candidates, scale)
+        if self.cfg.additive_margin:
+            ahead = table.margin_logits(hidden, self.cfg.additive_margin, scale)
+            logits = logits.scatter_add(1, positive.unsqueeze(1), -ahead.unsqueeze(1))
+        return contrastive_loss(logits, positive, log_q, self.cfg.label_smoothing)
+
+
+def dispersion_term(table, cfg) -> Tensor:
+    """Return the sliced dispersion of a table's rows, or of some of them: a scalar."""
+    index = table.emittable.nonzero().squeeze(1)
+    if len(index) > cfg.dispersion_rows:
+        index = index[torch.randperm(len(index), device=index.device)[: cfg.dispersion_rows]]
+    rows = table.rows(index)
+    return sliced_dispersion(rows, great_circles(rows.size(1), cfg.dispersion_circles, rows))

@@ -1,0 +1,49 @@
+"""Which rows a contrastive loss compares with, and how probable each of them was to be there."""
+
+import torch
+from torch import Tensor
+
+
+def unigram(counts: Tensor, allowed: Tensor, power: float = 1.0) -> Tensor:
+    """Return probabilities ∝ count^power over the allowed rows: ``(V,)`` → ``(V,)`` float64.
+
+    power 0 is uniform, 1 the unigram distribution. Words that were never counted count once, so
+    that every allowed row can be drawn.
+
+    Raises:
+        ValueError: power is not in 0..1.
+    """
+    if not 0 <= power <= 1:
+        raise ValueError(
+            f"--negative-power must be between 0 (uniform) and 1 (unigram), but is {power}"
+        )
+    weights = counts.to(torch.float64).clamp(min=1).pow(power) * allowed
+    return weights / weights.sum()
+
+
+def draw(probabilities: Tensor, number: int) -> Tensor:
+    """Draw rows with replacement, in O(V + number log V): ``(V,)`` → ``(number,)`` int64."""
+    cumulative = probabilities.cumsum(0)
+    points = torch.rand(number, dtype=cumulative.dtype, device=cumulative.device)
+    # rounding may leave the last sum below 1: scale to it, and stay inside the table
+    found = torch.searchsorted(cumulative, points * cumulative[-1], right=True)
+    return found.clamp(max=len(probabilities) - 1)
+
+
+def log_inclusion(text: Tensor, tokens: int, drawn: Tensor, samples: int) -> Tensor:
+    """Return log Q, the log-probability that a row is among the candidates of a batch.
+
+    Candidates are the distinct tokens of a batch and rows drawn beside them. A row w is missing
+    only if no token and no draw is w: Q_w = 1 - (1 - p_w)^tokens (1 - s_w)^samples.
+
+    Args:
+        text: p, probability of each row as a token, ``(M,)``.
+        tokens: tokens of the batch.
+        drawn: s, probability of each row in one draw, ``(M,)``.
+        samples: draws.
+
+    Returns:
+        ``(M,)`` float64, ≤ 0.
+    """
+    missing = tokens * torch.log1p(-text) + samples * torch.log1p(-drawn)
+    return torch.log(-torch.expm1(missing))
