@@ -3,20 +3,25 @@
 import sys
 import traceback
 from pathlib import Path
+from typing import Optional
 
 _PACKAGE = Path(__file__).resolve().parent
 #: What fairseq's commands are called, as scripts and as modules (python -m fairseq_cli.train).
 _COMMANDS = ("fairseq-", "fairseq_cli")
 
 
-def is_error_of_use(error: BaseException) -> bool:
-    """Tell whether an error is a ``ValueError`` that this package raised: what a user can mend."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return (
-        type(error) is ValueError
-        and bool(frames)
-        and Path(frames[-1].filename).resolve().is_relative_to(_PACKAGE)
-    )
+def error_of_use(error: Optional[BaseException]) -> Optional[BaseException]:
+    """Return what a user can mend: the ``ValueError`` of this package behind an error, or None.
+
+    fairseq wraps what happens while a checkpoint is loaded in an exception of its own.
+    """
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = frames and Path(frames[-1].filename).resolve().is_relative_to(_PACKAGE)
+        if ours and type(error) is ValueError:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def one_line_errors():
@@ -30,8 +35,9 @@ def one_line_errors():
     original = sys.excepthook
 
     def hook(kind, error, trace):
-        if is_error_of_use(error):
-            print(f"{program.stem}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        found = error_of_use(error)
+        if found is not None:
+            print(f"{program.stem}: error: {' '.join(str(found).split())}", file=sys.stderr)
         else:
             original(kind, error, trace)
 

@@ -37,6 +37,9 @@ MODELS = {
     "syn_margin": "--criterion syn_margin",
     "syn_margin-difference": "--criterion syn_margin --synthetic-negative difference",
     "power_spherical": "--criterion power_spherical",
+    "contrastive": "--criterion contrastive",
+    "contrastive-learned": "--criterion contrastive --target-table learned "
+    "--share-decoder-input-output-embed",
     "table-input": "--criterion cosine --decoder-input table",
     "lstm": "--criterion cosine --arch continuous_lstm --encoder-embed-dim 64 --decoder-embed-dim "
     "64 --encoder-hidden-size 64 --decoder-hidden-size 64 --decoder-out-embed-dim 64",

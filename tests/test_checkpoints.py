@@ -141,6 +141,17 @@ def test_averaged_checkpoints_load(corpus, train, tmp_path):
     assert len(cli.translations(output)) == 60
 
 
+@pytest.mark.parametrize("precision", [(), ("--ema-fp32",)])
+def test_an_average_over_updates_loads(precision, corpus, train, tmp_path):
+    train(tmp_path, "--criterion", "cosine", "--store-ema", *precision, updates=5)
+    state = read(tmp_path / "checkpoint_last.pt")
+    ema = state["extra_state"]["ema_fp32_params" if precision else "ema"]
+    model = Decoder(corpus.data, tmp_path / "checkpoint_last.pt").model
+    weight = model.decoder.continuous_output.table.weight.clone()
+    model.load_state_dict(ema, strict=True)
+    torch.testing.assert_close(model.decoder.continuous_output.table.weight, weight)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["cosine", "vmf", "l2", "power_spherical"])
 def test_half_precision_decodes_as_full(name, dtype, corpus, trained):

@@ -26,6 +26,7 @@ OPTIONS = {
     "no-repeat-1gram": {"no_repeat_ngram_size": 1},
     "no-repeat-2gram": {"no_repeat_ngram_size": 2, "min_len": 9},
     "no-repeat-3gram": {"no_repeat_ngram_size": 3, "min_len": 12},
+    "prefix-with-repeats": {"prefix_size": 5, "no_repeat_ngram_size": 1},
     "unkpen": {"unkpen": 3.0},
     "likes-unk": {"unkpen": -8.0},
     "sharp": {"temperature": 0.5},
@@ -60,6 +61,19 @@ def test_sparse_equals_dense(score, options, beam, decoder):
     k = max(2 * beam, OPTIONS[options].get("sampling_topk", 0))
     sparse = decoder.generate(k, beam=beam, **OPTIONS[options])
     assert_same_hypotheses(dense, sparse)
+
+
+@pytest.mark.parametrize("knn", [None, 10])
+def test_a_forced_prefix_may_repeat_itself(knn, decoder):
+    decoder = decoder("cosine")
+    found = decoder.generate(knn, beam=5, prefix_size=5, no_repeat_ngram_size=1)
+    repeats = 0
+    for best, target in zip(found, decoder.batch["target"]):
+        prefix = [t for t in target[:5].tolist() if t != decoder.dictionary.pad()]
+        repeats += len(set(prefix)) < len(prefix)
+        for hypothesis in best:
+            assert hypothesis["tokens"][: len(prefix)].tolist() == prefix
+    assert repeats > 2
 
 
 def test_sparse_looks_at_fewer_rows_than_the_table_has(decoder):

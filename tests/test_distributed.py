@@ -8,7 +8,7 @@ import torch
 import torch.multiprocessing as mp
 from factory import collate, make_criterion, make_dictionary, make_model
 
-NAMES = ("cosine", "vmf", "margin", "syn_margin", "power_spherical", "l2")
+NAMES = ("cosine", "vmf", "margin", "syn_margin", "power_spherical", "l2", "contrastive")
 
 
 def sentences():

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import cli
 import pytest
+import torch
 from fairseq.data import Dictionary
 from safetensors.torch import save_file
 
+from fairseq_contout.messages import error_of_use
+from fairseq_contout.scores import check_score
 from fairseq_contout.symbols import dictionary_signature
 from fairseq_contout.table_file import read_table
 
@@ -184,6 +187,28 @@ def test_overrides_that_cannot_work(overrides, fragments, corpus, trained):
     assert_refused(generate, *fragments)
 
 
+def test_a_checkpoint_of_another_table(start, corpus, trained, tmp_path):
+    table = cli.write_table(tmp_path / "t.safetensors", corpus.data / "dict.tgt.txt", seed=1)
+    goes_on = f"--encoder-layers 1 --decoder-layers 1 --restore-file {trained('cosine')}"
+    fresh = "--reset-optimizer --reset-meters --reset-dataloader --reset-lr-scheduler"
+    with pytest.raises(Exception, match="Cannot load model parameters") as error:  # fairseq's
+        start(f"{CONTINUOUS} {goes_on} {fresh}", table)
+    message = str(error_of_use(error.value))  # what the command line shows
+    assert "trained with other rows than those of --target-table; give the table" in message
+
+
+def test_a_bug_keeps_its_traceback():
+    def of(call):
+        try:
+            call()
+        except Exception as error:
+            return error_of_use(error) is not None
+
+    assert of(lambda: check_score("none"))
+    assert not of(lambda: int("none"))  # not raised by this package
+    assert not of(lambda: torch.cat(()))
+
+
 @pytest.mark.parametrize("kind", ["no table", "softmax", "score"])
 def test_exit_status_and_last_line(kind, corpus, tmp_path):
     options, message = {
@@ -198,6 +223,8 @@ def test_exit_status_and_last_line(kind, corpus, tmp_path):
         ],
         cwd=tmp_path, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
-    assert result.returncode not in (0, None)
-    assert message in result.stderr.strip().splitlines()[-1]
+    assert result.returncode == (2 if kind == "score" else 1)
+    last = result.stderr.strip().splitlines()[-1]
+    assert message in last and ": error: " in last
+    assert "Traceback" not in result.stderr and "Start iterating" not in result.stderr
     assert not list(tmp_path.rglob("checkpoint*.pt"))

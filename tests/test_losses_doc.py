@@ -77,6 +77,23 @@ def test_gradient(name):
     torch.testing.assert_close(hidden.grad, expected, rtol=1e-8, atol=1e-10)
 
 
+def test_gradient_of_contrastive():
+    hidden, rows, _ = setting()
+    tau, log_q, target = 7.0, torch.linspace(-2, 0, 5, dtype=torch.float64), torch.arange(5)
+    logits = tau * torch.nn.functional.normalize(hidden, dim=1) @ rows.t()
+    losses.contrastive_loss(logits, target, log_q).sum().backward()
+    kappa, unit, _, _ = parts(hidden.detach(), rows)
+    total = (logits.detach() - log_q).logsumexp(dim=1, keepdim=True)
+    p = (logits.detach() - total - log_q).exp()
+    torch.testing.assert_close(p.sum(dim=1), torch.ones(5, dtype=torch.float64))
+    expected = torch.zeros_like(unit)
+    for w, row in enumerate(rows):
+        cosine = unit @ row
+        share = (p[:, w] - (target == w).double()).unsqueeze(1)
+        expected += tau * share * (row - cosine.unsqueeze(1) * unit) / kappa
+    torch.testing.assert_close(hidden.grad, expected, rtol=1e-8, atol=1e-10)
+
+
 @pytest.mark.parametrize("mean_length, dead", [(0.15, True), (0.3, False)])
 def test_dead_zone_of_the_paper_form(mean_length, dead):
     """h = 0 is the optimum exactly where the mean target is shorter than λ1 / λ2 = 0.2."""
