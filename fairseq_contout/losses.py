@@ -200,3 +200,23 @@ def contrastive_loss(
         mean = logits @ torch.softmax(-log_q, dim=-1)
         losses = (1 - label_smoothing) * losses + label_smoothing * (total - mean)
     return losses
+
+
+def neighbour_term(logits: Tensor, positive: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
+    """What moving target probability to a word's neighbours adds to its cross-entropy.
+
+    With ε times this term added, the target distribution gives ε less to the word and ε n_v to each
+    neighbour v: s_target - Σ_v n_v s_v. A near-synonym then costs less than an unrelated word.
+
+    Args:
+        logits: scores s of the rows, ``(N, M)``.
+        positive: column of each target, ``(N,)``.
+        neighbours: columns of each target's neighbours, ``(N, k)``.
+        weights: n, summing to 1 for each target, ``(N, k)``.
+
+    Source: Zuchao Li, Rui Wang, Kehai Chen, Masao Utiyama, Eiichiro Sumita, Zhuosheng Zhang and Hai
+    Zhao (2020), Data-dependent Gaussian Prior Objective for Language Generation,
+    https://openreview.net/forum?id=S1efxTVYDr
+    """
+    own = logits.gather(1, positive.unsqueeze(1)).squeeze(1)
+    return own - (weights * logits.gather(1, neighbours)).sum(dim=-1)

@@ -40,6 +40,7 @@ MODELS = {
     "contrastive": "--criterion contrastive",
     "contrastive-learned": "--criterion contrastive --target-table learned "
     "--share-decoder-input-output-embed",
+    "hybrid": "--criterion hybrid --hybrid-weight 1 --neighbour-smoothing 0.05",
     "table-input": "--criterion cosine --decoder-input table",
     "lstm": "--criterion cosine --arch continuous_lstm --encoder-embed-dim 64 --decoder-embed-dim "
     "64 --encoder-hidden-size 64 --decoder-hidden-size 64 --decoder-out-embed-dim 64",

@@ -22,6 +22,7 @@ CRITERIONS = {
     "power_spherical": {},
     # no sampled rows: their draws would differ between two batches that are compared
     "contrastive": {"sampled_negatives": 0},
+    "hybrid": {"hybrid_weight": 0.5, "neighbour_smoothing": 0.1, "neighbours": 3},
 }
 
 

@@ -173,13 +173,13 @@ def test_the_scale_is_learned_and_comes_back_from_its_bounds(tmp_path, dictionar
     model, sample = make_model(tmp_path, dictionary, "contrastive"), make_batch(dictionary)
     _, criterion = loss_of("contrastive", model, sample, dictionary, initial_scale=4.0)
     assert criterion.term.scale("cosine").item() == pytest.approx(4)
-    assert criterion.term.log_scale.grad.abs() > 0
+    assert criterion.term.scale.log_scale.grad.abs() > 0
     with torch.no_grad():
-        criterion.term.log_scale.fill_(9.0)
+        criterion.term.scale.log_scale.fill_(9.0)
     scale = criterion.term.scale("cosine")
     assert scale.item() == pytest.approx(200)
     scale.backward()
-    assert criterion.term.log_scale.grad.abs() > 0
+    assert criterion.term.scale.log_scale.grad.abs() > 0
 
 
 @pytest.mark.parametrize("name", ["cosine", "vmf", "syn_margin"])
@@ -189,7 +189,7 @@ def test_as_a_term_of_another_criterion(name, tmp_path, dictionary):
     assert criterion.contrastive is None and list(criterion.parameters()) == []
     table = model.decoder.continuous_output.table
     both, criterion = loss_of(name, model, sample, dictionary, contrastive_weight=0.5)
-    assert [n for n, _ in criterion.named_parameters()] == ["contrastive.log_scale"]
+    assert [n for n, _ in criterion.named_parameters()] == ["contrastive.scale.log_scale"]
     real = sample["target"].ne(dictionary.pad())
     hidden, target = model(**sample["net_input"])[0][real], sample["target"][real]
     torch.manual_seed(5)

@@ -56,7 +56,7 @@ def assert_refused(run, *fragments):
         (
             "--arch continuous_transformer_tiny --criterion cross_entropy",
             ["--arch continuous_transformer_tiny predicts embeddings", "is cross_entropy",
-             "cosine, l2, margin", "softmax architecture"],
+             "cosine, hybrid, l2, margin", "softmax architecture"],
         ),
         (
             "--arch continuous_lstm --criterion label_smoothed_cross_entropy",

@@ -140,7 +140,7 @@ def test_checkpoint_with_another_table_file_is_refused(tmp_path, dictionary):
 
 def test_softmax_criterion_is_refused(tmp_path, dictionary):
     with pytest.raises(
-        ValueError, match="needs one of the criterions contrastive, cosine, l2, margin"
+        ValueError, match="needs one of the criterions contrastive, cosine, hybrid, l2, margin"
     ):
         make_model(tmp_path, dictionary, criterion="cross_entropy")
 

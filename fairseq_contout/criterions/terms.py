@@ -120,6 +120,24 @@ def all_tokens(target: Tensor) -> Tensor:
     return torch.cat([tokens[: int(n)] for tokens, n in zip(gathered, lengths)])
 
 
+class LearnedScale(nn.Module):
+    """The scale τ of a score, learned in log space and kept within :data:`SCALE_RANGE`.
+
+    Args:
+        initial: τ at the start; 0 takes the default of the score.
+    """
+
+    def __init__(self, initial: float):
+        super().__init__()
+        self.initial = initial
+        self.log_scale = nn.Parameter(torch.zeros(()))  # log of τ over its first value
+
+    def forward(self, score: str) -> Tensor:
+        value = self.log_scale.float().exp() * (self.initial or DEFAULT_SCALE[score])
+        # The gradient passes through the bounds, so that τ can come back from them.
+        return value + (value.clamp(*SCALE_RANGE) - value).detach()
+
+
 class ContrastiveTerm(nn.Module):
     """The contrastive loss of a batch: the target against candidates, with a learned scale τ.
 
@@ -134,14 +152,8 @@ class ContrastiveTerm(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.dictionary = dictionary
-        self.log_scale = nn.Parameter(torch.zeros(()))  # log of τ over its first value
+        self.scale = LearnedScale(cfg.initial_scale)
         self._probabilities = None
-
-    def scale(self, score: str) -> Tensor:
-        """Return τ, within :data:`SCALE_RANGE`."""
-        value = self.log_scale.float().exp() * (self.cfg.initial_scale or DEFAULT_SCALE[score])
-        # The gradient passes through the bounds, so that τ can come back from them.
-        return value + (value.clamp(*SCALE_RANGE) - value).detach()
 
     def _distributions(self, table):
         # of a row as a token of the text, and as a row drawn

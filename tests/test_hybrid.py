@@ -1,0 +1,148 @@
+"""Criterion ``hybrid``: cross-entropy over the table, ReWE, and near-synonyms that cost less."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from factory import make_batch, make_criterion, make_dictionary, make_model, make_rows
+from fairseq.data import Dictionary
+
+from fairseq_contout.criterions.hybrid import HYBRID_LOSSES
+from fairseq_contout.losses import contrastive_loss, neighbour_term
+from fairseq_contout.target_table import TargetTable, normalize_rows, save_table
+
+#: cross-entropy alone
+PLAIN = {"hybrid_weight": 0.0, "neighbour_smoothing": 0.0}
+
+
+@pytest.fixture
+def dictionary():
+    return make_dictionary()
+
+
+def by_token(model, sample, dictionary, **given):
+    """Losses of the tokens, and what they are of: hidden vectors, tokens, the table."""
+    criterion = make_criterion("hybrid", dictionary, **{**PLAIN, **given})
+    real = sample["target"].ne(dictionary.pad())
+    losses = criterion(model, sample, reduce=False)[0][real]
+    table = model.decoder.continuous_output.table
+    return losses, model(**sample["net_input"])[0][real], sample["target"][real], table
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_alone_it_is_a_softmax_over_the_table(smoothing, tmp_path, dictionary):
+    model, sample = make_model(tmp_path, dictionary, "hybrid"), make_batch(dictionary)
+    losses, hidden, target, table = by_token(model, sample, dictionary, label_smoothing=smoothing)
+    allowed = table.emittable.nonzero().squeeze(1)
+    logits = 16 * F.normalize(hidden, dim=1) @ table.weight[allowed].t()
+    own = torch.tensor([allowed.tolist().index(w) for w in target])
+    expected = F.cross_entropy(logits, own, label_smoothing=smoothing, reduction="none")
+    torch.testing.assert_close(losses, expected)
+
+
+@pytest.mark.parametrize("name", sorted(HYBRID_LOSSES))
+def test_a_loss_on_embeddings_is_added(name, tmp_path, dictionary):
+    model, sample = make_model(tmp_path, dictionary, "hybrid"), make_batch(dictionary)
+    alone, _, _, _ = by_token(model, sample, dictionary)
+    both, hidden, target, table = by_token(
+        model, sample, dictionary, hybrid_loss=name, hybrid_weight=0.7
+    )
+    added = HYBRID_LOSSES[name](hidden, table.rows(target))
+    torch.testing.assert_close(both, alone + 0.7 * added)
+
+
+def test_neighbours_by_hand(tmp_path, dictionary):
+    model, sample = make_model(tmp_path, dictionary, "hybrid"), make_batch(dictionary)
+    alone, hidden, target, table = by_token(model, sample, dictionary)
+    options = {"neighbour_smoothing": 0.3, "neighbours": 4, "neighbour_temperature": 0.5}
+    smoothed, _, _, _ = by_token(model, sample, dictionary, **options)
+    logits = table.logits_of(hidden, torch.arange(len(dictionary)), 16.0)
+    expected = []
+    for loss, row, w in zip(alone, logits, target.tolist()):
+        others = [v for v in range(len(dictionary)) if table.emittable[v] and v != w]
+        cosines = {v: float(table.weight[v] @ table.weight[w]) for v in others}
+        near = sorted(others, key=cosines.get)[-4:]
+        shares = torch.softmax(torch.tensor([cosines[v] / 0.5 for v in near]), dim=0)
+        expected.append(loss + 0.3 * (row[w] - (shares * row[near]).sum()))
+    torch.testing.assert_close(smoothed, torch.stack(expected))
+
+
+def test_term_is_a_change_of_the_target_distribution():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 7, dtype=torch.float64, generator=generator).requires_grad_()
+    target, near = torch.tensor([0, 2, 6]), torch.tensor([[1, 2], [0, 1], [3, 4]])
+    shares = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]], dtype=torch.float64)
+    wanted = torch.zeros(3, 7, dtype=torch.float64)
+    wanted.scatter_(1, near, 0.25 * shares)
+    wanted[range(3), target] += 0.75
+    expected = -(wanted * torch.log_softmax(logits, dim=1)).sum(dim=1)
+    plain = contrastive_loss(logits, target, torch.zeros(7, dtype=torch.float64))
+    found = plain + 0.25 * neighbour_term(logits, target, near, shares)
+    torch.testing.assert_close(found, expected)
+    assert torch.autograd.gradcheck(lambda x: neighbour_term(x, target, near, shares), (logits,))
+
+
+def synonyms(tmp_path):
+    """A fixed table in which marvellous is near wonderful, and badger far from both."""
+    words = ["marvellous", "wonderful", "badger", "of", "the", "walked"]
+    dictionary = Dictionary()
+    for word in words:
+        dictionary.add_symbol(word)
+    rows = make_rows(dictionary, dim=8, seed=3)
+    index = {word: dictionary.index(word) for word in words}
+    rows[index["wonderful"]] = rows[index["marvellous"]] + 0.3 * rows[index["wonderful"]]
+    rows = normalize_rows(rows)
+    save_table(tmp_path / "fixed.st", rows, dictionary, source="hand", origins={"hand": len(rows)})
+    return dictionary, index, rows
+
+
+def test_wonderful_for_marvellous_costs_less_than_badger(tmp_path):
+    dictionary, index, _ = synonyms(tmp_path)
+    # predictions over another, learned table, in which the three words are equally far apart
+    weight = torch.nn.Parameter(torch.eye(len(dictionary)))
+    table = TargetTable(weight, dictionary, "cosine")
+    target = torch.full((2,), index["marvellous"])
+    hidden = 0.5 * table.rows(target)
+    hidden = hidden + table.rows(torch.tensor([index["wonderful"], index["badger"]]))
+
+    def cost(**given):
+        criterion = make_criterion("hybrid", dictionary, **{**PLAIN, **given})
+        return criterion.token_losses(hidden, target, table).tolist()
+
+    synonym, animal = cost()
+    assert synonym == pytest.approx(animal)  # likelihood sees two errors of one size
+    fixed = {"neighbour_table": str(tmp_path / "fixed.st"), "neighbours": 3}
+    synonym, animal = cost(neighbour_smoothing=0.2, **fixed)
+    assert synonym < animal - 0.5
+
+
+def test_equal_rows_do_not_push_a_word_among_its_neighbours(tmp_path):
+    dictionary, index, rows = synonyms(tmp_path)
+    rows[index["badger"]] = rows[index["of"]] = rows[index["marvellous"]]
+    table = TargetTable(rows, dictionary, "cosine")
+    criterion = make_criterion("hybrid", dictionary, neighbours=1, neighbour_smoothing=0.1)
+    target = torch.tensor([index[w] for w in ("badger", "of", "marvellous")])
+    found, shares = criterion._neighbours(target, table)
+    assert found.shape == (3, 1) and shares.eq(1).all()
+    assert not found.squeeze(1).eq(target).any()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"hybrid_weight": -1.0}, "--hybrid-weight must be 0 or more, but is -1"),
+        ({"neighbour_smoothing": 0.95, "label_smoothing": 0.1}, "--neighbour-smoothing must be 0"),
+        ({"neighbours": 0}, "--neighbours must be 1 or more"),
+        ({"neighbour_temperature": 0.0}, "--neighbour-temperature must be greater than 0"),
+        ({"neighbour_table": "no.st"}, "no.st: no such file"),
+    ],
+)
+def test_options_out_of_range(options, message, dictionary):
+    with pytest.raises(ValueError, match=message):
+        make_criterion("hybrid", dictionary, **options)
+
+
+def test_neighbours_need_a_table_that_does_not_move(dictionary):
+    table = TargetTable(torch.nn.Parameter(make_rows(dictionary)), dictionary, "cosine")
+    criterion = make_criterion("hybrid", dictionary, neighbour_smoothing=0.1)
+    with pytest.raises(ValueError, match="is learned; give --neighbour-table FILE"):
+        criterion.token_losses(torch.ones(2, 8), torch.tensor([5, 6]), table)
