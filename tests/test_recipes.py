@@ -27,7 +27,13 @@ LSTM += ["--decoder-out-embed-dim", "16"]
 SETS = {
     "multi30k": ("multi30k.de-en", recipe_data.multi30k, TRANSFORMER, "test_2016_flickr", "vmf"),
     "tatoeba": ("tatoeba.de-en", recipe_data.tatoeba, TRANSFORMER, "tatoeba-test", "margin"),
-    "iwslt14": ("iwslt14.de-en", recipe_data.iwslt14, TRANSFORMER, "iwslt14-test", "cosine"),
+    "iwslt14": (
+        "iwslt14.de-en",
+        recipe_data.iwslt14,
+        TRANSFORMER,
+        "iwslt14-test",
+        "contrastive-frozen",
+    ),
     "iwslt14-prepared": (
         "iwslt14.de-en",
         recipe_data.iwslt14_prepared,
@@ -36,7 +42,7 @@ SETS = {
         "syn-margin",
     ),
     "iwslt16": ("iwslt16.fr-en", recipe_data.iwslt16, LSTM, "tst2015+tst2016", "vmf-authors"),
-    "wmt16": ("wmt16.ro-en", recipe_data.wmt16, TRANSFORMER, "newstest2016", "l2"),
+    "wmt16": ("wmt16.ro-en", recipe_data.wmt16, TRANSFORMER, "newstest2016", "contrastive"),
     "wmt14": ("wmt14.en-de", recipe_data.wmt14, TRANSFORMER, "newstest2014", "power-spherical"),
 }
 
@@ -140,6 +146,8 @@ def test_interrupted_training_continues(tmp_path):
     assert result["updates"] == 120
     assert "Loaded checkpoint" in again.stderr
     assert json.loads((out / "train_stats.json").read_text())["runs"] == 2
+    longer = [option if option != "120" else "125" for option in options]
+    assert results(run("multi30k.de-en", "softmax", out, *longer))[0]["updates"] == 125
 
 
 def test_demo(tmp_path):

@@ -12,7 +12,7 @@ set -euo pipefail
 
 SET=demo SOURCE_LANG=es TARGET_LANG=en TEST_NAME=demo-test
 LOWERCASE=1 MAX_LENGTH=60 MAX_RATIO=3
-: "${RECIPE:=cosine}" "${OUT_DIR:=demo-out}" "${SUBWORDS:=4000}" "${TABLE_DIM:=128}"
+: "${RECIPE:=contrastive-frozen}" "${OUT_DIR:=demo-out}" "${SUBWORDS:=4000}" "${TABLE_DIM:=128}"
 : "${FASTTEXT_EPOCHS:=5}" "${TABLE_OPTIONS=--center}" "${DATA_DIR:=$EXAMPLES/demo/data}"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 PREPROCESS_OPTIONS=(--joined-dictionary)
