@@ -8,7 +8,6 @@ all that decoding needs.
 from typing import NamedTuple, Optional
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq_contout import knn
@@ -73,14 +72,10 @@ class ValidationScores(NamedTuple):
 
 
 class TargetTable(nn.Module):
-    """Unit-norm target rows with their score, frozen or learned.
-
-    A frozen table keeps the rows it is given. A learned one keeps a parameter of any length, and
-    its rows are the parameter's directions, so that they have norm 1 whatever an optimizer does.
+    """Frozen unit-norm target rows with their score; learned ones: ``learned_table.py``.
 
     Args:
-        weight: rows ``(V, d)``, aligned with ``dictionary``: a tensor of unit-norm rows for a
-            frozen table, an ``nn.Parameter`` (which may be an embedding's own) for a learned one.
+        weight: rows ``(V, d)`` of norm 1, aligned with ``dictionary``.
         dictionary: the target dictionary (fairseq).
         score: one of :data:`fairseq_contout.scores.DEFAULT_SCALE`.
         scale: inverse temperature τ; when None, the one calibrated on validation data, and before
@@ -89,6 +84,9 @@ class TargetTable(nn.Module):
     Raises:
         ValueError: unknown score, scale ≤ 0, or a wrong number of rows.
     """
+
+    #: whether rows change in training
+    learned = False
 
     def __init__(self, weight: Tensor, dictionary, score: str, scale: Optional[float] = None):
         super().__init__()
@@ -106,13 +104,12 @@ class TargetTable(nn.Module):
         self.fixed_scale = scale
         self.num_specials = dictionary.nspecial
         self.calibration = ScaleCalibration()
-        self.learned = isinstance(weight, nn.Parameter)
-        if self.learned:
-            self.weight = weight
-        else:
-            self.register_buffer("weight", weight)
+        self._keep(weight)
         self.signature = signature_words(dictionary)
         self.register_buffer("emittable", emittable_rows(dictionary), persistent=False)
+
+    def _keep(self, weight: Tensor):
+        self.register_buffer("weight", weight)
 
     @property
     def dim(self) -> int:
@@ -166,8 +163,14 @@ class TargetTable(nn.Module):
     def rows(self, index: Optional[Tensor] = None) -> Tensor:
         """Return the rows of token indices ``(…)``, or all: ``(…, d)``, float32 or better."""
         rows = self.weight if index is None else self.weight[index]
-        rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
-        return F.normalize(rows, dim=-1) if self.learned else rows
+        return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+
+    def input_rows(self, index: Tensor) -> Tensor:
+        """Return rows for a decoder to read: ``(…)`` → ``(…, d)``."""
+        return self.rows(index)
+
+    def follow(self):
+        """Take one step after the parameters; criterions call it once a training batch."""
 
     def logits_of(self, hidden: Tensor, index: Tensor, scale) -> Tensor:
         """Score some rows at a given scale: ``(N, d)``, ``(M,)`` → logits ``(N, M)``."""

@@ -11,7 +11,7 @@ FLOORS = {
     "vmf": 0, "losses": 0, "scores": 0, "calibration": 0, "table_file": 0,
     "compat": 0, "messages": 0, "symbols": 0,
     "sampling": 0, "dispersion": 0,
-    "target_table": 1, "knn": 1,
+    "target_table": 1, "learned_table": 1, "knn": 1,
     "generator": 2,
     "criterions": 3, "models": 3, "tasks": 3,
     "": 4,

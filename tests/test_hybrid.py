@@ -7,6 +7,7 @@ from factory import make_batch, make_criterion, make_dictionary, make_model, mak
 from fairseq.data import Dictionary
 
 from fairseq_contout.criterions.hybrid import HYBRID_LOSSES
+from fairseq_contout.learned_table import LearnedTable
 from fairseq_contout.losses import contrastive_loss, neighbour_term
 from fairseq_contout.target_table import TargetTable, normalize_rows, save_table
 
@@ -99,7 +100,7 @@ def test_wonderful_for_marvellous_costs_less_than_badger(tmp_path):
     dictionary, index, _ = synonyms(tmp_path)
     # predictions over another, learned table, in which the three words are equally far apart
     weight = torch.nn.Parameter(torch.eye(len(dictionary)))
-    table = TargetTable(weight, dictionary, "cosine")
+    table = LearnedTable(weight, dictionary, "cosine")
     target = torch.full((2,), index["marvellous"])
     hidden = 0.5 * table.rows(target)
     hidden = hidden + table.rows(torch.tensor([index["wonderful"], index["badger"]]))
@@ -142,7 +143,7 @@ def test_options_out_of_range(options, message, dictionary):
 
 
 def test_neighbours_need_a_table_that_does_not_move(dictionary):
-    table = TargetTable(torch.nn.Parameter(make_rows(dictionary)), dictionary, "cosine")
+    table = LearnedTable(torch.nn.Parameter(make_rows(dictionary)), dictionary, "cosine")
     criterion = make_criterion("hybrid", dictionary, neighbour_smoothing=0.1)
     with pytest.raises(ValueError, match="is learned; give --neighbour-table FILE"):
         criterion.token_losses(torch.ones(2, 8), torch.tensor([5, 6]), table)

@@ -8,7 +8,8 @@ import torch
 from factory import FakeTask, make_batch, make_criterion, make_dictionary, make_rows, make_table
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
-from fairseq_contout.target_table import TargetTable, save_table
+from fairseq_contout.learned_table import LearnedTable
+from fairseq_contout.target_table import save_table
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_a_checkpoint_needs_no_file(tmp_path, dictionary):
 @pytest.mark.parametrize("score", ["dot", "cosine", "l2", "power_spherical"])
 def test_the_sparse_path_equals_the_dense_one(score):
     frozen, dictionary = make_table(score)
-    table = TargetTable(torch.nn.Parameter(5 * frozen.weight), dictionary, score)
+    table = LearnedTable(torch.nn.Parameter(5 * frozen.weight), dictionary, score)
     hidden = torch.randn(6, 8, generator=torch.Generator().manual_seed(3))
     dense = table.log_probs(hidden)
     torch.testing.assert_close(dense, frozen.log_probs(hidden))
@@ -96,7 +97,7 @@ def test_the_sparse_path_equals_the_dense_one(score):
     torch.testing.assert_close(sparse.log_probs, dense.gather(1, sparse.indices))
     index = torch.arange(4, 10)
     torch.testing.assert_close(table.log_prob_of(hidden, index), dense[range(6), index])
-    half = TargetTable(torch.nn.Parameter(5 * frozen.weight.half()), dictionary, score)
+    half = LearnedTable(torch.nn.Parameter(5 * frozen.weight.half()), dictionary, score)
     assert half.log_probs(hidden.half()).dtype == torch.float32
     torch.testing.assert_close(half.log_probs(hidden.half()), dense, atol=0.05, rtol=0.01)
 
@@ -107,6 +108,9 @@ def test_the_sparse_path_equals_the_dense_one(score):
         ({"table_dim": 32, "share_all_embeddings": True}, "has their dimension, 64.*asks for 32"),
         ({"table_dim": 0}, "--table-dim must be 1 or more, but is 0"),
         ({"table_init": "no.safetensors"}, "no.safetensors: no such file"),
+        ({"table_ema": 1.0, "decoder_input": "table"}, "--table-ema must be 0 or more and less"),
+        ({"table_ema": 0.9}, "--table-ema a table learns as the decoder's input alone"),
+        ({"stop_gradient_targets": True}, "--stop-gradient-targets a table learns as the dec"),
         (
             {"share_all_embeddings": True, "decoder_input": "encoder"},
             "so does --decoder-input encoder; give one of them",
@@ -134,18 +138,49 @@ def test_dimensions_that_contradict(tmp_path, dictionary):
         learned_model(dictionary, table_init=path, share_decoder_input_output_embed=True)
 
 
+@pytest.mark.parametrize("option", [{"stop_gradient_targets": True}, {"table_ema": 0.5}])
+def test_targets_without_gradient(option, dictionary):
+    model, _ = learned_model(dictionary, share_decoder_input_output_embed=True, **option)
+    table, criterion = table_of(model), make_criterion("cosine", dictionary)
+    hidden, target = torch.randn(4, 64, requires_grad=True), torch.tensor([5, 6, 7, 5])
+    criterion.token_losses(hidden, target, table).sum().backward()
+    assert hidden.grad.norm() > 0 and table.weight.grad is None
+    criterion(model, make_batch(dictionary))[0].backward()
+    assert table.weight.grad.norm() > 0  # as the decoder's input
+
+
+def test_the_average_follows_in_full_precision(dictionary):
+    model, args = learned_model(dictionary, decoder_input="table", table_ema=0.75)
+    table, before = table_of(model), table_of(model).weight.detach().clone()
+    with torch.no_grad():
+        table.weight.add_(1.0)
+    criterion = make_criterion("cosine", dictionary)
+    criterion(model, make_batch(dictionary))
+    torch.testing.assert_close(table.average, before + 0.25)
+    criterion.eval()
+    criterion(model, make_batch(dictionary))  # validation is no update
+    torch.testing.assert_close(table.average, before + 0.25)
+    torch.testing.assert_close(table.rows(), torch.nn.functional.normalize(before + 0.25))
+    copy = ARCH_MODEL_REGISTRY[args.arch].build_model(args, FakeTask(dictionary))
+    copy.load_state_dict(model.half().state_dict(), strict=True)
+    assert table.average.dtype == torch.float32 and table.weight.dtype == torch.float16
+    torch.testing.assert_close(table_of(copy).rows(), table.rows())
+
+
 #: criterion and options under which a learned table keeps its spread
 GUARDS = {
     "contrastive": ("contrastive", {}),
     "contrastive-term": ("cosine", {"contrastive_weight": 1.0}),
     "dispersion": ("cosine", {"dispersion_weight": 1.0}),
     "dispersion-rows": ("cosine", {"dispersion_weight": 1.0, "dispersion_rows": 10}),
+    "stop-gradient": ("cosine", {}, {"stop_gradient_targets": True, "decoder_input": "table"}),
+    "ema": ("cosine", {}, {"table_ema": 0.9, "decoder_input": "table"}),
 }
 
 
-def train(dictionary, name, options, updates=300):
+def train(dictionary, name, options, model_options=None, updates=300):
     """Train a tiny model on random sentences; return what a validation logs."""
-    model, _ = learned_model(dictionary, criterion=name, table_dim=16)
+    model, _ = learned_model(dictionary, criterion=name, table_dim=16, **(model_options or {}))
     criterion = make_criterion(name, dictionary, **{"sampled_negatives": 16, **options})
     parameters = [*model.parameters(), *criterion.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=3e-3)
@@ -170,9 +205,8 @@ def test_cosine_alone_collapses_and_a_warning_names_the_remedy(dictionary, caplo
 
 @pytest.mark.parametrize("guard", GUARDS)
 def test_every_guard_prevents_the_collapse(guard, dictionary, caplog):
-    name, options = GUARDS[guard]
     with caplog.at_level(logging.WARNING):
-        log = train(dictionary, name, options)
+        log = train(dictionary, *GUARDS[guard])
     assert log["table_cosine"] < 0.2 and log["table_rank"] > 8
     assert "collapsing" not in caplog.text
 

@@ -101,6 +101,8 @@ class ContinuousCriterion(FairseqCriterion):
             ValueError: the model has no continuous output.
         """
         table = continuous_output_of(model).table
+        if self.training:
+            table.follow()
         net_output = model(**sample["net_input"])
         target = model.get_targets(sample, net_output)
         real = target.ne(self.padding_idx)  # B x T

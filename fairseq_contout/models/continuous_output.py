@@ -49,7 +49,7 @@ class TableEmbedding(nn.Module):
         nn.init.normal_(self.projection.weight, std=embed_dim**-0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        rows = self._table[0].rows(tokens).to(self.projection.weight.dtype)
+        rows = self._table[0].input_rows(tokens).to(self.projection.weight.dtype)
         return self.projection(rows).masked_fill(tokens.eq(self.padding_idx).unsqueeze(-1), 0)
 
 

@@ -5,6 +5,7 @@ from fairseq.criterions import CRITERION_REGISTRY
 from torch import nn
 
 from fairseq_contout.criterions.base import TASK_MARK, ContinuousCriterion
+from fairseq_contout.learned_table import LearnedTable
 from fairseq_contout.scores import DEFAULT_SCALE, check_score
 from fairseq_contout.target_table import TargetTable, load_table, normalize_rows
 
@@ -34,6 +35,19 @@ def add_continuous_args(parser):
         metavar="D",
         help="dimension of a learned table's rows; by default that of --table-init, else of the "
         "decoder",
+    )
+    parser.add_argument(
+        "--stop-gradient-targets",
+        action="store_true",
+        help="rows of a learned table are targets that send no gradient back: the table learns as "
+        "the decoder's input alone (tied, or --decoder-input table)",
+    )
+    parser.add_argument(
+        "--table-ema",
+        type=float,
+        metavar="DECAY",
+        help="rows of a learned table are the moving average of its parameter over the updates, "
+        "which learns as the decoder's input alone, 0 <= x < 1",
     )
     parser.add_argument(
         "--decoder-input",
@@ -110,12 +124,20 @@ def check_sharing(args):
             "--share-all-embeddings and --share-decoder-input-output-embed say what the decoder "
             f"reads, and so does --decoder-input {args.decoder_input}; give one of them"
         )
-    for option in ("table_init", "table_dim"):
-        if getattr(args, option, None) is not None and not learned:
+    for option in ("table_init", "table_dim", "table_ema", "stop_gradient_targets"):
+        if getattr(args, option, None) not in (None, False) and not learned:
             raise ValueError(
                 f"--{option.replace('_', '-')} {getattr(args, option)} shapes a learned table, but "
                 f"--target-table is {getattr(args, 'target_table', None)}; give --target-table "
                 "learned, or leave it out"
+            )
+    reads = _is_tied(args) or getattr(args, "decoder_input", None) == "table"
+    for option in ("table_ema", "stop_gradient_targets"):
+        if getattr(args, option, None) not in (None, False) and not reads:
+            raise ValueError(
+                f"with --{option.replace('_', '-')} a table learns as the decoder's input alone, "
+                "but the decoder does not read it; give --share-decoder-input-output-embed, "
+                "--share-all-embeddings or --decoder-input table"
             )
     dim = getattr(args, "table_dim", None)
     if dim is not None and dim < 1:
@@ -162,7 +184,16 @@ def build_table(args, task, embedding: nn.Module, feature_dim: int) -> TargetTab
         weight = load_table(path, dictionary)
     args.built_table = [path, weight.size(1)]
     setattr(task, TASK_MARK, True)
-    return TargetTable(weight, dictionary, args.score, scale)
+    if path != LEARNED:
+        return TargetTable(weight, dictionary, args.score, scale)
+    return LearnedTable(
+        weight,
+        dictionary,
+        args.score,
+        scale,
+        stop_gradient=getattr(args, "stop_gradient_targets", None) or False,
+        ema=getattr(args, "table_ema", None),
+    )
 
 
 def _learned_weight(args, dictionary, embedding: nn.Module, feature_dim: int) -> nn.Parameter:

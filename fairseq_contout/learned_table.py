@@ -1,0 +1,78 @@
+"""A target table that is learned with the model."""
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq_contout.target_table import TargetTable
+
+
+class LearnedTable(TargetTable):
+    """Target rows that are the directions of a parameter: of norm 1 whatever an optimizer does.
+
+    Args:
+        weight: the parameter ``(V, d)``, which may be an embedding's own.
+        dictionary: the target dictionary (fairseq).
+        score: as for :class:`~fairseq_contout.target_table.TargetTable`.
+        scale: likewise.
+        stop_gradient: rows are targets that send no gradient back; the table then learns only as
+            the decoder's input.
+        ema: a decay in 0..1. Rows are the moving average of the parameter over the updates, and
+            send no gradient back either.
+
+    Raises:
+        ValueError: a decay out of range, or what the frozen table refuses.
+    """
+
+    learned = True
+
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        dictionary,
+        score: str,
+        scale: Optional[float] = None,
+        *,
+        stop_gradient: bool = False,
+        ema: Optional[float] = None,
+    ):
+        if ema is not None and not 0 <= ema < 1:
+            raise ValueError(f"--table-ema must be 0 or more and less than 1, but is {ema}")
+        super().__init__(weight, dictionary, score, scale)
+        self.stop_gradient, self.ema = stop_gradient, ema
+        if ema is not None:
+            self.register_buffer("average", weight.detach().clone().float())
+
+    def _keep(self, weight: nn.Parameter):
+        self.weight = weight
+
+    def rows(self, index: Optional[Tensor] = None) -> Tensor:
+        """Return the rows of token indices ``(…)``, or all: ``(…, d)``, float32 or better."""
+        if self.ema is not None:
+            return _directions(self.average, index)
+        return _directions(self.weight.detach() if self.stop_gradient else self.weight, index)
+
+    def input_rows(self, index: Tensor) -> Tensor:
+        """Return the parameter's directions, through which gradients flow: ``(…)`` → ``(…, d)``."""
+        return _directions(self.weight, index)
+
+    @torch.no_grad()
+    def follow(self):
+        """Let the moving average take one step towards the parameter."""
+        if self.ema is not None:
+            self.average.lerp_(self.weight.float(), 1 - self.ema)
+
+    def _apply(self, fn, recurse=True):
+        average = self.average if self.ema is not None else None
+        super()._apply(fn, recurse)
+        if average is not None:  # half precision would round its small steps away
+            self.average = average.to(self.weight.device)
+        return self
+
+
+def _directions(weight: Tensor, index: Optional[Tensor]) -> Tensor:
+    rows = weight if index is None else weight[index]
+    rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+    return F.normalize(rows, dim=-1)
