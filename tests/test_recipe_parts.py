@@ -137,6 +137,28 @@ def test_score_orders_and_detokenises(tmp_path):
     assert "it's a very small house." in (tmp_path / "beam.txt").read_text(encoding="utf-8")
 
 
+def test_word_f1_by_frequency(tmp_path):
+    (tmp_path / "ref").write_text("a rare cat sat .\nthe cat the dog .\n", encoding="utf-8")
+    (tmp_path / "text").write_text("cat cat the the the\n" + "a . " * 10 + "\n", encoding="utf-8")
+    write_generation(tmp_path / "beam.log", [(0, "a cat cat sat ."), (1, "the the the new .")])
+    write_generation(tmp_path / "greedy.log", [(0, "a"), (1, "b")])
+    more = (
+        "--tokenized",
+        "--reference-tokens",
+        tmp_path / "ref",
+        "--train-text",
+        tmp_path / "text",
+    )
+    process = score_command(tmp_path, *more)
+    assert process.returncode == 0, process.stderr
+    found = json.loads((tmp_path / "out.json").read_text())["word_f1"]
+    # never seen: rare, sat, dog wanted, sat, new found, sat right; the, cat: 3 of 5 found are
+    # right, and 4 wanted
+    assert found["0"] == 40.0 and found["2-4"] == pytest.approx(200 * 3 / 9, abs=0.01)
+    assert found["10-99"] == 100.0 and found["1"] is None and found["1000-"] is None
+    assert sorted(found) == sorted(["0", "1", "2-4", "5-9", "10-99", "100-999", "1000-"])
+
+
 def test_score_refuses_missing_translations(tmp_path):
     (tmp_path / "ref").write_text("one\ntwo\n", encoding="utf-8")
     write_generation(tmp_path / "beam.log", [(1, "two")])

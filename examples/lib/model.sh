@@ -108,7 +108,7 @@ run_decoding() {
   mv -f "$log.tmp" "$log"
 }
 
-# score NAME REFERENCE TITLE: one JSON line to OUT_DIR/decode/NAME.json
+# score NAME REFERENCE TITLE FOLDER: one JSON line to OUT_DIR/decode/NAME.json
 score() {
   local options=(--recipe "$RECIPE" --seed "$SEED" --test-set "$3" --target-lang "$TARGET_LANG")
   options+=(--command "examples/$SET/run.sh $RECIPE OUT_DIR${EXTRA[*]+ ${EXTRA[*]}}")
@@ -118,6 +118,7 @@ score() {
   esac
   [ "$SCORE" = detokenized ] || options+=(--tokenized)
   [ "$LOWERCASE" = 0 ] || options+=(--lowercase)
+  options+=(--reference-tokens "$4/clean/test.$TARGET_LANG" --train-text "$PREP_DIR/clean/train.$TARGET_LANG")
   say "score $3"
   "$PYTHON" "$LIB/score.py" --beam "$OUT_DIR/decode/$1.beam$BEAM.log" \
     --greedy "$OUT_DIR/decode/$1.beam1.log" --reference "$2" \
@@ -141,10 +142,11 @@ check_test_sets() {
   done
 }
 
+# evaluate_one NAME BIN_DIR FOLDER TITLE: FOLDER holds the test set as published and as tokenised
 evaluate_one() {
   decode "$1" "$2" "$BEAM"
   decode "$1" "$2" 1
-  score "$1" "$3" "$4"
+  score "$1" "$(reference "$3")" "$4" "$3"
 }
 
 evaluate() {
@@ -155,10 +157,10 @@ evaluate() {
   for prefix in ${prefixes[@]+"${prefixes[@]}"}; do
     name=${prefix##*/}
     prepare_test_set "$prefix" "$name"
-    evaluate_one "extra-$name" "$OUT_DIR/test_sets/$name/bin" "$(reference "$OUT_DIR/test_sets/$name")" "$name"
+    evaluate_one "extra-$name" "$OUT_DIR/test_sets/$name/bin" "$OUT_DIR/test_sets/$name" "$name"
     lines+=("$OUT_DIR/decode/extra-$name.json")
   done
-  evaluate_one test "$BIN_DIR" "$(reference "$PREP_DIR")" "$TEST_NAME"
+  evaluate_one test "$BIN_DIR" "$PREP_DIR" "$TEST_NAME"
   lines+=("$OUT_DIR/decode/test.json") # the set's own test comes last
   cat -- "${lines[@]}" >"$OUT_DIR/results.jsonl.tmp"
   mv -f "$OUT_DIR/results.jsonl.tmp" "$OUT_DIR/results.jsonl"

@@ -9,10 +9,12 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 from sacrebleu.metrics import BLEU, CHRF
 from sacremoses import MosesDetokenizer
+from word_f1 import word_f1
 
 #: fairseq's summary of an epoch of training: only that has a "train_wall".
 EPOCH = re.compile(r"\bepoch 0*(\d+) \|.*\| num_updates (\d+) \|.*\| train_wall (\d+)")
@@ -91,6 +93,8 @@ def parse(argv=None):
     parser.add_argument("--beam", type=Path, required=True, help="output of beam search")
     parser.add_argument("--greedy", type=Path, required=True, help="output of beam 1")
     parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--reference-tokens", type=Path, help="tokenised, for the F1 of words")
+    parser.add_argument("--train-text", type=Path, help="tokenised target text of the training")
     parser.add_argument("--target-lang", required=True)
     parser.add_argument("--tokenized", action="store_true", help="score tokens as they are")
     parser.add_argument("--lowercase", action="store_true", help="score without case")
@@ -109,16 +113,20 @@ def main(argv=None):
     args = parse(argv)
     references = read_lines(args.reference)
     detokenizer = MosesDetokenizer(lang=args.target_lang)
-    scores = {}
+    scores, rare = {}, {}
     for name in ("beam", "greedy"):
         log = getattr(args, name)
         hypotheses = read_hypotheses(log, len(references))
+        if name == "beam" and args.train_text is not None:
+            counts = Counter(word for line in read_lines(args.train_text) for word in line.split())
+            rare["word_f1"] = word_f1(hypotheses, read_lines(args.reference_tokens), counts)
         if not args.tokenized:
             hypotheses = [detokenizer.detokenize(line.split()) for line in hypotheses]
         log.with_suffix(".txt").write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
         scores[name] = score(hypotheses, references, args.tokenized, args.lowercase)
     result = {"recipe": args.recipe, "test_set": args.test_set, **scores["beam"]}
     result.update({f"greedy_{name}": scores["greedy"][name] for name in ("bleu", "chrf")})
+    result.update(rare)
     result.update(training_cost(args.train_log, args.train_stats), seed=args.seed)
     result.update(table=args.table, command=args.command)
     temporary = args.output.with_name(args.output.name + ".tmp")
