@@ -19,6 +19,9 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = {
     "softmax": ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"],
+    "contrastive": ["--criterion", "contrastive", "--label-smoothing", "0.1"],
+    "contrastive-frozen": ["--criterion", "contrastive", "--label-smoothing", "0.1"],
+    "hybrid": ["--criterion", "hybrid", "--label-smoothing", "0.1"],
     "cosine": ["--criterion", "cosine"],
     "l2": ["--criterion", "l2"],
     "vmf": ["--criterion", "vmf"],
@@ -30,6 +33,10 @@ RECIPES = {
 }
 
 
+#: recipes whose table is learned with the model, tied to the embeddings that a softmax is tied to
+LEARNED = ("contrastive", "hybrid")
+
+
 def build(recipe, arguments, extra):
     """Return a recipe's task, model, criterion and optimiser, as fairseq-train builds them."""
     from fairseq import options, tasks
@@ -39,8 +46,10 @@ def build(recipe, arguments, extra):
     flags = [arguments.data, "--user-dir", str(ROOT / "fairseq_contout"), "--task", "translation"]
     flags += ["--optimizer", "adam", "--lr", "0.001", "--max-tokens", str(arguments.max_tokens)]
     flags += ["--arch", "transformer" if softmax else "continuous_transformer"]
-    flags += ["--share-all-embeddings"] if softmax and arguments.share else []
-    if not softmax:
+    if softmax or recipe in LEARNED:
+        flags += ["--share-all-embeddings"] if arguments.share else []
+        flags += [] if softmax else ["--target-table", "learned"]
+    else:
         flags += ["--target-table", arguments.table]
         flags += ["--decoder-input", "encoder"] if arguments.share else []
     parsed = options.parse_args_and_arch(
@@ -51,7 +60,8 @@ def build(recipe, arguments, extra):
     torch.manual_seed(1)
     model = task.build_model(config.model)
     criterion = task.build_criterion(config.criterion)
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    everything = [*model.parameters(), *criterion.parameters()]
+    parameters = [p for p in everything if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
     return task, model.train(), criterion.train(), optimizer
 

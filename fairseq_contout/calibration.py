@@ -26,6 +26,44 @@ def grid_nll(logits: Tensor, target: Tensor) -> Tensor:
     return torch.stack(sums).cpu()
 
 
+#: Equal intervals of confidence, 0..1, over which the calibration error is averaged.
+BINS = 15
+
+
+def grid_bins(logits: Tensor, target: Tensor) -> Tensor:
+    """Sort predictions by their confidence, max_w p(w), for each scale τ of the grid.
+
+    Args:
+        logits: logits at scale 1, ``(N, V)``.
+        target: token indices ``(N,)``.
+
+    Returns:
+        float64 on the CPU, ``(G, BINS, 3)``: number of predictions, sum of their confidence, and
+        number of right ones, in each interval. Sums over batches add up.
+    """
+    best, found = logits.max(dim=1)
+    right = found.eq(target).double().cpu()
+    bins = torch.zeros(len(GRID), BINS, 3, dtype=torch.float64)
+    for i, scale in enumerate(GRID.to(device=logits.device, dtype=logits.dtype)):
+        confidence = (scale * best - torch.logsumexp(scale * logits, dim=1)).exp().double().cpu()
+        interval = (confidence * BINS).long().clamp(max=BINS - 1)
+        values = torch.stack((torch.ones_like(right), confidence, right), dim=1)
+        bins[i].index_add_(0, interval, values)
+    return bins
+
+
+def calibration_error(bins: Tensor) -> float:
+    """Return the expected calibration error of one scale, 0..1: ``(BINS, 3)`` → a number.
+
+    Σ_b (n_b / n) |mean confidence_b - accuracy_b|.
+
+    Source: Chuan Guo, Geoff Pleiss, Yu Sun and Kilian Weinberger (2017), On Calibration of Modern
+    Neural Networks, https://arxiv.org/abs/1706.04599
+    """
+    count, confidence, right = bins.unbind(dim=-1)
+    return float((confidence - right).abs().sum() / count.sum())
+
+
 def lowest_point(sums: Tensor) -> float:
     """Return the scale at which a sum over the grid is lowest, interpolated between grid points.
 

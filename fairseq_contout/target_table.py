@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_contout import knn
-from fairseq_contout.calibration import GRID, ScaleCalibration, grid_nll
+from fairseq_contout.calibration import BINS, GRID, ScaleCalibration, grid_bins, grid_nll
 from fairseq_contout.scores import DEFAULT_SCALE, Query, check_score, make_query
 from fairseq_contout.symbols import (
     SPECIALS,
@@ -63,11 +63,14 @@ class ValidationScores(NamedTuple):
         correct: number of predictions whose nearest row is the target.
         nll: sums of -log p(target) in nats for each scale of the calibration's grid, ``(G,)``,
             over a sample of the tokens.
+        bins: confidence and accuracy of the same sample for each scale,
+            :func:`fairseq_contout.calibration.grid_bins`.
         sampled: tokens in that sample.
     """
 
     correct: Tensor
     nll: Tensor
+    bins: Tensor
     sampled: int
 
 
@@ -265,6 +268,7 @@ class TargetTable(nn.Module):
         """
         correct = torch.zeros((), dtype=torch.long, device=hidden.device)
         nll = torch.zeros(len(GRID), dtype=torch.float64)
+        bins = torch.zeros(len(GRID), BINS, 3, dtype=torch.float64)
         stride = -(-len(target) // _CALIBRATION_TOKENS)
         chunk = max(1, _VALIDATION_ELEMENTS // len(self.weight))
         rows = self.rows()
@@ -274,9 +278,10 @@ class TargetTable(nn.Module):
             logits = logits.masked_fill(~self.emittable, -torch.inf)
             correct += logits.argmax(dim=1).eq(tokens).sum()
             nll += grid_nll(logits[::stride], tokens[::stride])
+            bins += grid_bins(logits[::stride], tokens[::stride])
         sampled = sum(len(tokens[::stride]) for tokens in target.split(chunk))
         self.calibration.add(nll, sampled)
-        return ValidationScores(correct, nll, sampled)
+        return ValidationScores(correct, nll, bins, sampled)
 
     def _query(self, hidden: Tensor, scale) -> Query:
         return make_query(hidden, self.score, scale)

@@ -11,6 +11,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import II
 from torch import Tensor
 
+from fairseq_contout.calibration import calibration_error
 from fairseq_contout.criterions.monitor import MONITORS, monitor
 from fairseq_contout.criterions.terms import (
     ContrastiveTerm,
@@ -159,6 +160,7 @@ class ContinuousCriterion(FairseqCriterion):
             "cosine": cosine_similarity(hidden, table.rows(tokens)).sum(),
             "validated": tokens.numel(),
             "nll_grid": found.nll,
+            "bins": found.bins,
             "nll_tokens": found.sampled,
         }
 
@@ -167,7 +169,8 @@ class ContinuousCriterion(FairseqCriterion):
         """Log means over all tokens of all processes.
 
         loss (of the criterion's own unit, per token or sentence), κ per token; on validation data
-        also accuracy (per cent of predictions whose nearest row is the target), mean cosine, and
+        also accuracy (per cent of predictions whose nearest row is the target), mean cosine, ece
+        (expected calibration error in per cent, of the probability of the nearest row), and
         nll_loss (bits per token) and ppl at the scale that is calibrated on the same data,
         comparable with a softmax's; of a learned table, how
         spread it is (:mod:`~fairseq_contout.criterions.monitor`).
@@ -190,11 +193,17 @@ class ContinuousCriterion(FairseqCriterion):
             # fairseq sums up names with an underscore, but does not print them
             metrics.log_scalar("_nll_grid", total("nll_grid"))
             metrics.log_scalar("_nll_tokens", total("nll_tokens"))
+            metrics.log_scalar("_bins", total("bins"))
 
             def bits(meters):
                 lowest = float(meters["_nll_grid"].sum.min())
                 return lowest / float(meters["_nll_tokens"].sum) / math.log(2)
 
+            def error(meters):
+                scale = int(meters["_nll_grid"].sum.argmin())
+                return round(100 * calibration_error(meters["_bins"].sum[scale]), 2)
+
+            metrics.log_derived("ece", error)
             metrics.log_derived("nll_loss", lambda meters: round(bits(meters), 3))
             metrics.log_derived("ppl", lambda meters: round(2 ** min(bits(meters), 100.0), 2))
 
