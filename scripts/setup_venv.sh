@@ -17,8 +17,8 @@ die() { echo "setup: error: $*" >&2; exit 1; }
 command -v "$base" >/dev/null || die "PYTHON3 must be a Python interpreter, but $base is not found; set PYTHON3=/path/to/python3"
 version=$("$base" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 case $version in
-  3.9 | 3.10 | 3.11 | 3.12 | 3.13) ;;
-  *) die "Python must be 3.9 to 3.13, but $base is $version; set PYTHON3=/path/to/another python3" ;;
+  3.11 | 3.12 | 3.13) ;;
+  *) die "Python must be 3.11 to 3.13, but $base is $version; set PYTHON3=/path/to/another python3 (README.md tells how to install by hand with 3.9 or 3.10)" ;;
 esac
 
 # what the environment depends on; another hash means a stale one
@@ -56,12 +56,7 @@ fi
 
 say "fairseq (compiled in about 4 minutes unless pip has built it before)"
 # without isolation it is built against the torch that is here; with it, pip would download another
-if [ "$version" = 3.9 ] || [ "$version" = 3.10 ]; then
-  "$venv/bin/python" -m pip install --quiet 'pip<24.1' # later ones refuse fairseq 0.12.2's metadata
-  pip --no-build-isolation fairseq==0.12.2
-else
-  pip --no-build-isolation fairseq-fixed==0.12.3.1
-fi
+pip --no-build-isolation "fairseq-fixed==$(pinned fairseq-fixed)"
 say "fasttext (compiled in about a minute unless pip has built it before)"
 pip --no-build-isolation "fasttext==$(pinned fasttext)"
 say "everything else, and fairseq_contout itself"

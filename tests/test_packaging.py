@@ -157,6 +157,12 @@ def test_setup_script_refuses_what_it_cannot_use(tmp_path):
     script = str(ROOT / "scripts" / "setup_venv.sh")
     result = run("bash", script, str(tmp_path / "v"), cwd=tmp_path, PYTHON3="no-such-python")
     assert result.returncode != 0 and "no-such-python is not found" in result.stderr
+    old = tmp_path / "python3.10"
+    old.write_text("#!/bin/sh\necho 3.10\n")
+    old.chmod(0o755)
+    result = run("bash", script, str(tmp_path / "v"), cwd=tmp_path, PYTHON3=str(old))
+    assert result.returncode != 0 and "install by hand" in result.stderr
+    assert not (tmp_path / "v").exists()
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_text("mine")

@@ -114,7 +114,6 @@ def test_sentencepiece_and_download(tmp_path):
             SUBWORD_METHOD="sentencepiece",
             SUBWORDS=400,
             TABLE_SOURCE="random",
-            TABLE_OPTIONS="--center",
         )
     )
     check(found[0], "margin", "test_2016_flickr")

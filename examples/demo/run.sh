@@ -13,8 +13,10 @@ set -euo pipefail
 SET=demo SOURCE_LANG=es TARGET_LANG=en TEST_NAME=demo-test
 LOWERCASE=1 MAX_LENGTH=60 MAX_RATIO=3
 : "${RECIPE:=contrastive-frozen}" "${OUT_DIR:=demo-out}" "${SUBWORDS:=4000}" "${TABLE_DIM:=128}"
-: "${FASTTEXT_EPOCHS:=5}" "${TABLE_OPTIONS=--center}" "${DATA_DIR:=$EXAMPLES/demo/data}"
+: "${FASTTEXT_EPOCHS:=5}" "${DATA_DIR:=$EXAMPLES/demo/data}"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+# vectors of fastText share a direction; random ones do not
+[ "${TABLE_SOURCE:=fasttext}" != fasttext ] || : "${TABLE_OPTIONS=--center}"
 PREPROCESS_OPTIONS=(--joined-dictionary)
 
 CONTINUOUS_ARCH=continuous_transformer CONTINUOUS_OPTIONS=(--decoder-input encoder)
