@@ -6,6 +6,13 @@
 # training that was interrupted continues. Progress goes to stderr, results alone to stdout.
 set -euo pipefail
 
+# What the caller asks for by variables belongs to the command that gets a result again.
+GIVEN=
+for name in SEED PREP_SEED SUBWORDS SUBWORD_METHOD TABLE_SOURCE TABLE_DIM TABLE_OPTIONS LABEL_SMOOTHING \
+  FASTTEXT_EPOCHS FASTTEXT_THREADS BEAM CHECKPOINT AVERAGE GENERATE_OPTIONS; do
+  [ -z "${!name+set}" ] || GIVEN+="$name=$(printf %q "${!name}") "
+done
+
 EXAMPLES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(dirname "$EXAMPLES")
 LIB="$EXAMPLES/lib"
@@ -44,13 +51,14 @@ environment (default):
   TABLE_OPTIONS further options of build_table.py, such as "--mix-random 0.5" or "--center"
   VECTORS       fastText .bin, or .vec or .txt file to build the table from; unset: train fastText
   FASTTEXT_EPOCHS ($FASTTEXT_EPOCHS)  FASTTEXT_THREADS ($FASTTEXT_THREADS; more than 1 is faster, not repeatable)
-  BEAM ($BEAM)  CHECKPOINT ($CHECKPOINT: best or last)  GENERATE_OPTIONS  more fairseq-generate options
+  BEAM ($BEAM)  GENERATE_OPTIONS  more fairseq-generate options
+  CHECKPOINT ($CHECKPOINT: best, last, or average: the mean of the last epochs')  AVERAGE ($AVERAGE epochs)
   PYTHON        interpreter that has fairseq ($PYTHON)
 USAGE
 }
 
 recipe_defaults() {
-  : "${SEED:=1}" "${PREP_SEED:=1}" "${BEAM:=5}" "${CHECKPOINT:=best}" "${GENERATE_OPTIONS:=}"
+  : "${SEED:=1}" "${PREP_SEED:=1}" "${BEAM:=5}" "${CHECKPOINT:=best}" "${AVERAGE:=5}" "${GENERATE_OPTIONS:=}"
   : "${SUBWORD_METHOD:=bpe}" "${SUBWORDS:=8000}" "${TOKENIZE:=1}" "${LOWERCASE:=0}"
   : "${MAX_LENGTH:=175}" "${MAX_RATIO:=1.5}" "${VALID_EVERY:=0}" "${SCORE:=detokenized}"
   : "${TABLE_SOURCE:=fasttext}" "${TABLE_DIM:=300}" "${TABLE_OPTIONS:=}" "${VECTORS:=}"
@@ -75,9 +83,10 @@ recipe_arguments() {
   mkdir -p "$PREP_DIR"
   PREP_DIR=$(absolute "$PREP_DIR")
   case $CHECKPOINT in
-    best | last) ;;
-    *) die "CHECKPOINT must be best or last, but is $CHECKPOINT" ;;
+    best | last | average) ;;
+    *) die "CHECKPOINT must be best, last or average, but is $CHECKPOINT" ;;
   esac
+  [[ $AVERAGE =~ ^[1-9][0-9]*$ ]] || die "AVERAGE must be a number of epochs, 1 or more, but is $AVERAGE"
   case $SUBWORD_METHOD in
     bpe | sentencepiece | none) ;;
     *) die "SUBWORD_METHOD must be bpe, sentencepiece or none, but is $SUBWORD_METHOD" ;;

@@ -5,6 +5,7 @@ every function returns ``(N,)``. Inputs are float32 or float64; the criterions c
 """
 
 import math
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -173,7 +174,11 @@ def batch_negatives(direction: Tensor, rows: Tensor, own: Tensor) -> Tensor:
 
 
 def contrastive_loss(
-    logits: Tensor, positive: Tensor, log_q: Tensor, label_smoothing: float = 0.0
+    logits: Tensor,
+    positive: Tensor,
+    log_q: Tensor,
+    label_smoothing: float = 0.0,
+    outside: Optional[Tensor] = None,
 ) -> Tensor:
     """Cross-entropy of the target among candidates, corrected for how they were sampled.
 
@@ -188,13 +193,17 @@ def contrastive_loss(
         positive: column of each target, ``(N,)``.
         log_q: log-probability Q of each candidate to be one, ``(M,)``; zeros for no correction.
         label_smoothing: ε in 0..1.
+        outside: scores of negatives that are rows of no table, ``(N, E)``: terms of L alone.
 
     Source: Sébastien Jean, Kyunghyun Cho, Roland Memisevic and Yoshua Bengio (2015), On Using Very
     Large Target Vocabulary for Neural Machine Translation, https://aclanthology.org/P15-1001 (the
     correction); Nathan Godey, Éric de la Clergerie and Benoît Sagot (2023), Headless Language
     Models, https://arxiv.org/abs/2309.08351 (candidates from the batch)
     """
-    total = (logits - log_q).logsumexp(dim=-1)
+    compared = logits - log_q
+    if outside is not None:
+        compared = torch.cat((compared, outside), dim=-1)
+    total = compared.logsumexp(dim=-1)
     losses = total - logits.gather(1, positive.unsqueeze(1)).squeeze(1)
     if label_smoothing:
         mean = logits @ torch.softmax(-log_q, dim=-1)

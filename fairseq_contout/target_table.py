@@ -180,6 +180,11 @@ class TargetTable(nn.Module):
         query = self._query(hidden, scale)
         return query.finish(query.vector @ self.rows(index).to(query.vector.dtype).t())
 
+    def logits_with(self, hidden: Tensor, vectors: Tensor, scale) -> Tensor:
+        """Score each prediction with a vector of its own: ``(N, d)``, ``(N, d)`` → ``(N, 1)``."""
+        query = self._query(hidden, scale)
+        return query.finish((query.vector * vectors).sum(dim=-1, keepdim=True))
+
     def margin_logits(self, hidden: Tensor, margin: float, scale) -> Tensor:
         """Return what a cosine smaller by ``margin`` takes from the logits: ``(N, d)`` → ``(N,)``.
 
@@ -253,8 +258,9 @@ class TargetTable(nn.Module):
             temperature: as in :meth:`scores`.
             scale: τ to use in place of :attr:`scale`.
         """
-        query = self._query(hidden, (self.scale if scale is None else scale) / temperature)
-        own = query.finish((query.vector * self.rows(index)).sum(dim=-1, keepdim=True)).squeeze(1)
+        scale = (self.scale if scale is None else scale) / temperature
+        query = self._query(hidden, scale)
+        own = self.logits_with(hidden, self.rows(index), scale).squeeze(1)
         own = own.masked_fill(~self.emittable[index], -torch.inf)
         return own - knn.exact_search(query, self.rows(), 1, allowed=self.emittable).log_sum_exp
 

@@ -144,6 +144,27 @@ def test_criterion_by_hand(number, margin, tmp_path, dictionary):
     assert loss == pytest.approx(by_hand(model, sample, dictionary, number, margin), rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["projection", "difference"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_synthetic_negatives_by_hand(kind, smoothing, tmp_path, dictionary):
+    model, sample = make_model(tmp_path, dictionary, "contrastive"), make_batch(dictionary)
+    plain = {"sampled_negatives": 0, "no_sampling_correction": True, "label_smoothing": smoothing}
+    loss, _ = loss_of("contrastive", model, sample, dictionary, contrastive_synthetic=kind, **plain)
+    table = model.decoder.continuous_output.table
+    real = sample["target"].ne(dictionary.pad())
+    hidden, target = model(**sample["net_input"])[0][real], sample["target"][real]
+    distinct = target.unique()
+    total = 0.0
+    for h, w in zip(F.normalize(hidden, dim=1), target):
+        e = table.weight[w]
+        made = h - (h @ e) * e if kind == "projection" else h - e
+        logits = 16 * torch.stack([h @ table.weight[c] for c in distinct])
+        normaliser = torch.logsumexp(torch.cat((logits, 16 * (h @ made / made.norm())[None])), 0)
+        own = (1 - smoothing) * 16 * (h @ e) + smoothing * logits.mean()
+        total += (normaliser - own).item()
+    assert loss == pytest.approx(total, rel=1e-5)
+
+
 def test_no_correction_counts_every_candidate_once(tmp_path, dictionary):
     model, sample = make_model(tmp_path, dictionary, "contrastive"), make_batch(dictionary)
     loss, _ = loss_of("contrastive", model, sample, dictionary, no_sampling_correction=True)

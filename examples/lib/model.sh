@@ -30,7 +30,8 @@ recipe_options() {
 }
 
 train() {
-  local options architecture
+  local options architecture keep=(--no-epoch-checkpoints)
+  [ "$CHECKPOINT" != average ] || keep=(--keep-last-epochs "$AVERAGE")
   # label smoothing and shared embeddings: the baseline as fairseq's own examples have it; a learned
   # table is shared with the embeddings that the baseline's softmax is shared with
   case $OUTPUT in
@@ -51,7 +52,7 @@ train() {
     --source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG"
     "${architecture[@]}" ${MODEL_OPTIONS[@]+"${MODEL_OPTIONS[@]}"}
     "${CRITERION[@]}" "${TRAIN_OPTIONS[@]}"
-    --no-epoch-checkpoints --seed "$SEED" --log-format simple --log-interval 50
+    "${keep[@]}" --seed "$SEED" --log-format simple --log-interval 50
     ${EXTRA[@]+"${EXTRA[@]}"})
   # paths differ between machines and prove nothing: the contents count
   local inputs identity
@@ -60,8 +61,9 @@ train() {
   if [ "$OUTPUT" = frozen ]; then
     inputs="${inputs//$TABLE/table} table=$(checksum "$TABLE")"
   fi
-  # A training goes on with the options it began with, finished or not; only its end may move.
-  identity=$(sed -E 's/ --max-(epoch|update) [0-9]+//g' <<<"$inputs")
+  # A training goes on with the options it began with, finished or not; only its end may move, and
+  # how many of its checkpoints are kept.
+  identity=$(sed -E 's/ --(max-epoch|max-update|keep-last-epochs) [0-9]+| --no-epoch-checkpoints//g' <<<"$inputs")
   if [ -f "$OUT_DIR/.stamps/training" ] && [ "$(cat "$OUT_DIR/.stamps/training")" != "$identity" ]; then
     die "$OUT_DIR holds a training with other options or data: $(differences "$(cat "$OUT_DIR/.stamps/training")" "$identity"); give another OUT_DIR, or delete this one"
   fi
@@ -75,6 +77,18 @@ run_training() {
   PYTHONWARNINGS=ignore "$PYTHON" "$LIB/train.py" --stats "$OUT_DIR/train_stats.json" \
     --save-dir "$OUT_DIR/checkpoints" -- "$FAIRSEQ-train" "$BIN_DIR" \
     --save-dir "$OUT_DIR/checkpoints" "$@" 2>&1 | tee -a "$OUT_DIR/train.log" | readable >&2
+}
+
+# The mean of the weights after the last AVERAGE epochs.
+average() {
+  local files=()
+  while IFS= read -r file; do
+    files+=("$file")
+  done < <(find "$OUT_DIR/checkpoints" -name 'checkpoint[0-9]*.pt' | sort -V | tail -n "$AVERAGE")
+  [ ${#files[@]} -eq "$AVERAGE" ] ||
+    die "CHECKPOINT=average needs the checkpoints of $AVERAGE epochs, but $OUT_DIR/checkpoints has ${#files[@]}; train longer with CHECKPOINT=average, or give a smaller AVERAGE"
+  stage_again "$OUT_DIR" average "$(checksum "${files[@]}")" \
+    "$PYTHON" "$LIB/average.py" --output "$WEIGHTS" "${files[@]}"
 }
 
 # decode NAME BIN_DIR BEAM: translations to OUT_DIR/decode/NAME.beamN.log
@@ -111,7 +125,7 @@ run_decoding() {
 # score NAME REFERENCE TITLE FOLDER: one JSON line to OUT_DIR/decode/NAME.json
 score() {
   local options=(--recipe "$RECIPE" --seed "$SEED" --test-set "$3" --target-lang "$TARGET_LANG")
-  options+=(--command "examples/$SET/run.sh $RECIPE OUT_DIR${EXTRA[*]+ ${EXTRA[*]}}")
+  options+=(--command "${GIVEN}examples/$SET/run.sh $RECIPE OUT_DIR${EXTRA[*]+ ${EXTRA[*]}}")
   case $OUTPUT in
     learned) options+=(--table learned) ;;
     frozen) options+=(--table "$(basename "$TABLE" .safetensors)") ;;
@@ -152,6 +166,7 @@ evaluate_one() {
 evaluate() {
   local prefix prefixes name lines=()
   WEIGHTS="$OUT_DIR/checkpoints/checkpoint_$CHECKPOINT.pt"
+  [ "$CHECKPOINT" != average ] || average
   [ -f "$WEIGHTS" ] || die "$WEIGHTS does not exist although the training ended; train without options that save nothing"
   IFS=, read -r -a prefixes <<<"$TEST_SETS"
   for prefix in ${prefixes[@]+"${prefixes[@]}"}; do

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
-from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from torch import Tensor, nn
 
 from fairseq_contout.dispersion import great_circles, sliced_dispersion
-from fairseq_contout.losses import contrastive_loss
+from fairseq_contout.losses import contrastive_loss, synthetic_negative
 from fairseq_contout.sampling import draw, log_inclusion, unigram
 from fairseq_contout.scores import DEFAULT_SCALE
 
@@ -52,6 +52,13 @@ class TermsConfig(FairseqDataclass):
         default=0.0,
         metadata={
             "help": "contrastive: by how much the target's cosine must be ahead (AM-softmax), 0..2"
+        },
+    )
+    contrastive_synthetic: ChoiceEnum(["none", "projection", "difference"]) = field(
+        default="none",
+        metadata={
+            "help": "contrastive: a synthetic negative for each token, as in syn_margin: the part "
+            "of h orthogonal to e (projection) or h - e (difference), both of norm 1"
         },
     )
     initial_scale: float = field(
@@ -184,7 +191,14 @@ class ContrastiveTerm(nn.Module):
         if self.cfg.additive_margin:
             ahead = table.margin_logits(hidden, self.cfg.additive_margin, scale)
             logits = logits.scatter_add(1, positive.unsqueeze(1), -ahead.unsqueeze(1))
-        return contrastive_loss(logits, positive, log_q, self.cfg.label_smoothing)
+        outside = None
+        if self.cfg.contrastive_synthetic != "none":
+            with torch.no_grad():  # a negative is made, not moved
+                made = synthetic_negative(
+                    hidden, table.rows(target), self.cfg.contrastive_synthetic
+                )
+            outside = table.logits_with(hidden, made, scale)
+        return contrastive_loss(logits, positive, log_q, self.cfg.label_smoothing, outside)
 
 
 def dispersion_term(table, cfg) -> Tensor:

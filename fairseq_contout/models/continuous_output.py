@@ -1,34 +1,61 @@
 """The continuous output, written once: what turns a fairseq decoder's softmax into a vector.
 
 :class:`ContinuousOutput` is the layer (projection and table), :class:`ContinuousDecoder` a mixin
-that puts it on top of any fairseq decoder. Options and the table: ``table_options.py``.
+that puts it on top of any fairseq decoder. Options: ``options.py``; the table: ``build.py``.
 """
 
 import torch
+from fairseq.modules import LayerNorm
+from fairseq.modules.fairseq_dropout import FairseqDropout
 from torch import Tensor, nn
 
 from fairseq_contout.target_table import TargetTable
 
 
 class ContinuousOutput(nn.Module):
-    """A decoder's last layer: features ``(…, f)`` → predictions h ``(…, d)``, and the table.
+    """A decoder's last layers: features x ``(…, f)`` → predictions h ``(…, d)``, and the table.
 
-    Its cost is f × d per token, whatever the size of the vocabulary.
+    h = dropout(LN(W ReLU(U x + b) + c)), of which the linear map to d alone is always there. The
+    cost is that of these layers, whatever the size of the vocabulary.
 
     Args:
         feature_dim: f, the dimension of the decoder's features.
         table: the target table.
+        mlp_dim: dimension of the hidden layer; 0 leaves U and the ReLU out.
+        layer_norm: whether h is normalised.
+        dropout: probability that a coordinate of h is dropped in training.
     """
 
-    def __init__(self, feature_dim: int, table: TargetTable):
+    def __init__(
+        self,
+        feature_dim: int,
+        table: TargetTable,
+        *,
+        mlp_dim: int = 0,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+    ):
         super().__init__()
-        self.projection = nn.Linear(feature_dim, table.dim)
-        nn.init.xavier_uniform_(self.projection.weight)
-        nn.init.zeros_(self.projection.bias)
+        self.hidden = _linear(feature_dim, mlp_dim) if mlp_dim else None
+        self.projection = _linear(mlp_dim or feature_dim, table.dim)
+        self.layer_norm = LayerNorm(table.dim) if layer_norm else None
+        self.dropout = FairseqDropout(dropout, module_name=type(self).__name__)
         self.table = table
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.projection(features)
+        if self.hidden is not None:
+            features = torch.relu(self.hidden(features))
+        predicted = self.projection(features)
+        if self.layer_norm is not None:
+            predicted = self.layer_norm(predicted)
+        return self.dropout(predicted)
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class TableEmbedding(nn.Module):

@@ -3,12 +3,9 @@
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
 from fairseq.models.lstm import LSTMDecoder, LSTMModel
 
-from fairseq_contout.models.continuous_output import (
-    ContinuousDecoder,
-    ContinuousOutput,
-    tie_decoder_input,
-)
-from fairseq_contout.models.table_options import add_continuous_args, build_table, check_sharing
+from fairseq_contout.models.build import build_output
+from fairseq_contout.models.continuous_output import ContinuousDecoder, tie_decoder_input
+from fairseq_contout.models.options import add_continuous_args, check_options
 
 
 class ContinuousLSTMDecoder(ContinuousDecoder, LSTMDecoder):
@@ -36,15 +33,14 @@ class ContinuousLSTMModel(LSTMModel):
         Raises:
             ValueError: a table, criterion or flag that does not fit, named with the remedy.
         """
-        check_sharing(args)
+        check_options(args)
         model = super().build_model(args, task)
         decoder = model.decoder
-        features = args.decoder_out_embed_dim
-        table = build_table(args, task, decoder.embed_tokens, features)
+        output = build_output(args, task, model, args.decoder_out_embed_dim)
         # LSTMModel makes its decoder without a hook: the class is changed afterwards
         decoder.__class__ = ContinuousLSTMDecoder
-        decoder.attach(ContinuousOutput(features, table))
-        tie_decoder_input(args, model, table)
+        decoder.attach(output)
+        tie_decoder_input(args, model, output.table)
         return model
 
     def get_normalized_probs(self, net_output, log_probs, sample=None):

@@ -3,12 +3,9 @@
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
 from fairseq.models.transformer import TransformerDecoderBase, TransformerModel
 
-from fairseq_contout.models.continuous_output import (
-    ContinuousDecoder,
-    ContinuousOutput,
-    tie_decoder_input,
-)
-from fairseq_contout.models.table_options import add_continuous_args, build_table, check_sharing
+from fairseq_contout.models.build import build_output
+from fairseq_contout.models.continuous_output import ContinuousDecoder, tie_decoder_input
+from fairseq_contout.models.options import add_continuous_args, check_options
 
 
 class ContinuousTransformerDecoder(ContinuousDecoder, TransformerDecoderBase):
@@ -53,13 +50,12 @@ class ContinuousTransformerModel(TransformerModel):
         Raises:
             ValueError: a table, criterion or flag that does not fit, named with the remedy.
         """
-        check_sharing(args)
+        check_options(args)
         model = super().build_model(args, task)
         decoder = model.decoder
-        features = decoder.output_embed_dim
-        table = build_table(args, task, decoder.embed_tokens, features)
-        decoder.attach(ContinuousOutput(features, table))
-        tie_decoder_input(args, model, table)
+        output = build_output(args, task, model, decoder.output_embed_dim)
+        decoder.attach(output)
+        tie_decoder_input(args, model, output.table)
         return model
 
     def get_normalized_probs(self, net_output, log_probs, sample=None):

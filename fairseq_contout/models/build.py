@@ -1,4 +1,4 @@
-"""The options of the continuous output, and the target table that they ask for."""
+"""The continuous output of a model and its target table, made from the model's options."""
 
 import torch
 from fairseq.criterions import CRITERION_REGISTRY
@@ -6,68 +6,10 @@ from torch import nn
 
 from fairseq_contout.criterions.base import TASK_MARK, ContinuousCriterion
 from fairseq_contout.learned_table import LearnedTable
-from fairseq_contout.scores import DEFAULT_SCALE, check_score
+from fairseq_contout.models.continuous_output import ContinuousOutput
+from fairseq_contout.models.options import LEARNED, is_tied
+from fairseq_contout.scores import check_score
 from fairseq_contout.target_table import TargetTable, load_table, normalize_rows
-
-#: The value of --target-table that asks for a learned one. A file of that name: ./learned
-LEARNED = "learned"
-
-
-def add_continuous_args(parser):
-    """Add the options of the continuous output to a model's parser."""
-    # no defaults: fairseq's architecture functions and old checkpoints fill in what is unset
-    parser.add_argument(
-        "--target-table",
-        metavar="FILE|learned",
-        help="target table: a file (safetensors, made by preprocess/build_table.py for the target "
-        "dictionary) whose rows stay as they are, or the word learned for one that is trained with "
-        "the model; a file is needed to start a training, never to decode: the table is in the "
-        "checkpoint",
-    )
-    parser.add_argument(
-        "--table-init",
-        metavar="FILE",
-        help="a table file that a learned table starts from; random rows by default",
-    )
-    parser.add_argument(
-        "--table-dim",
-        type=int,
-        metavar="D",
-        help="dimension of a learned table's rows; by default that of --table-init, else of the "
-        "decoder",
-    )
-    parser.add_argument(
-        "--stop-gradient-targets",
-        action="store_true",
-        help="rows of a learned table are targets that send no gradient back: the table learns as "
-        "the decoder's input alone (tied, or --decoder-input table)",
-    )
-    parser.add_argument(
-        "--table-ema",
-        type=float,
-        metavar="DECAY",
-        help="rows of a learned table are the moving average of its parameter over the updates, "
-        "which learns as the decoder's input alone, 0 <= x < 1",
-    )
-    parser.add_argument(
-        "--decoder-input",
-        choices=["separate", "encoder", "table"],
-        help="embeddings that the decoder reads: learned ones of its own (separate, the default), "
-        "those of the encoder (encoder; needs a joined dictionary), or the rows of the "
-        "target table through a learned projection (table)",
-    )
-    parser.add_argument(
-        "--score",
-        choices=sorted(DEFAULT_SCALE),
-        help="how decoding scores rows; the default is the one that belongs to the criterion",
-    )
-    parser.add_argument(
-        "--scale",
-        type=float,
-        metavar="X",
-        help="inverse temperature of the score in decoding, > 0; by default it is calibrated on "
-        "the validation data and kept in the checkpoint",
-    )
 
 
 def _resolve_score(args) -> str:
@@ -97,51 +39,49 @@ def _resolve_score(args) -> str:
     return check_score(score)
 
 
-def _is_tied(args) -> bool:
-    # --share-all-embeddings sets the second flag in fairseq's Transformer, not before it is built
-    return any(
-        getattr(args, flag, False)
-        for flag in ("share_all_embeddings", "share_decoder_input_output_embed")
+def build_output(args, task, model, feature_dim: int) -> ContinuousOutput:
+    """Make the continuous output that a model's options ask for, with its target table.
+
+    Args:
+        args: the model's options.
+        task: the task, whose target dictionary the rows belong to.
+        model: fairseq's model; a tied table is its decoder's embedding.
+        feature_dim: dimension of the decoder's features.
+
+    Raises:
+        ValueError: no ``--target-table``, or one that does not fit.
+    """
+    table = build_table(args, task, model.decoder.embed_tokens, feature_dim)
+    if getattr(args, "table_lr_scale", None):
+        _scale_learning_rate(args, model, table)
+    return ContinuousOutput(
+        feature_dim,
+        table,
+        mlp_dim=getattr(args, "output_mlp_dim", None) or 0,
+        layer_norm=getattr(args, "output_layer_norm", None) or False,
+        dropout=getattr(args, "output_dropout", None) or 0.0,
     )
 
 
-def check_sharing(args):
-    """Refuse options of a learned table beside a frozen one, and two ways to tie the input.
-
-    Raises:
-        ValueError: options that contradict each other, with the remedy.
-    """
-    learned = getattr(args, "target_table", None) == LEARNED
-    if _is_tied(args) and not learned:
-        raise ValueError(
-            "--share-all-embeddings and --share-decoder-input-output-embed tie the output to "
-            "embeddings that are learned, but a table from a file is frozen; give --target-table "
-            "learned (and --table-init FILE to start from that table), or let the decoder read the "
-            "frozen table through a projection with --decoder-input table"
-        )
-    if _is_tied(args) and getattr(args, "decoder_input", None):
-        raise ValueError(
-            "--share-all-embeddings and --share-decoder-input-output-embed say what the decoder "
-            f"reads, and so does --decoder-input {args.decoder_input}; give one of them"
-        )
-    for option in ("table_init", "table_dim", "table_ema", "stop_gradient_targets"):
-        if getattr(args, option, None) not in (None, False) and not learned:
+def _scale_learning_rate(args, model, table: LearnedTable):
+    # A row is a direction, so that a step of a given length turns a shorter parameter further. Who
+    # reads the parameter as an embedding multiplies it by embed_scale, which makes up for that.
+    readers = []
+    if is_tied(args):
+        readers = [model.decoder]
+        if getattr(args, "share_all_embeddings", False):
+            readers.append(model.encoder)
+        if not all(hasattr(reader, "embed_scale") for reader in readers):
             raise ValueError(
-                f"--{option.replace('_', '-')} {getattr(args, option)} shapes a learned table, but "
-                f"--target-table is {getattr(args, 'target_table', None)}; give --target-table "
-                "learned, or leave it out"
+                "--table-lr-scale with a tied table needs a model that scales its embeddings, as a "
+                f"Transformer, but this is {type(model).__name__}; leave the --share-… flag out"
             )
-    reads = _is_tied(args) or getattr(args, "decoder_input", None) == "table"
-    for option in ("table_ema", "stop_gradient_targets"):
-        if getattr(args, option, None) not in (None, False) and not reads:
-            raise ValueError(
-                f"with --{option.replace('_', '-')} a table learns as the decoder's input alone, "
-                "but the decoder does not read it; give --share-decoder-input-output-embed, "
-                "--share-all-embeddings or --decoder-input table"
-            )
-    dim = getattr(args, "table_dim", None)
-    if dim is not None and dim < 1:
-        raise ValueError(f"--table-dim must be 1 or more, but is {dim}")
+    for reader in readers:
+        reader.embed_scale *= args.table_lr_scale
+    with torch.no_grad():
+        table.weight.div_(args.table_lr_scale)
+        if table.ema is not None:
+            table.average.div_(args.table_lr_scale)
 
 
 def build_table(args, task, embedding: nn.Module, feature_dim: int) -> TargetTable:
@@ -208,7 +148,7 @@ def _learned_weight(args, dictionary, embedding: nn.Module, feature_dim: int) ->
             f"--table-dim is {dim}, but the rows of --table-init {path} have dimension "
             f"{start.size(1)}; leave --table-dim out"
         )
-    if _is_tied(args):
+    if is_tied(args):
         weight = embedding.weight
         if dim not in (None, weight.size(1)):
             raise ValueError(

@@ -1,0 +1,72 @@
+"""Average the weights of checkpoints, such as those of the last epochs.
+
+usage: average.py --output FILE CHECKPOINT [CHECKPOINT ...]
+
+A target table's calibration is averaged with the weights: the scale of the mean model is the one
+most likely over the validation scores of all the checkpoints.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+from fairseq import checkpoint_utils
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import fairseq_contout  # noqa: E402, F401  lets torch >= 2.6 load fairseq's checkpoints
+
+
+def average(paths: list) -> dict:
+    """Return the first checkpoint with the mean of all their weights, without optimizer states.
+
+    Args:
+        paths: checkpoints of one training, at least one.
+
+    Raises:
+        ValueError: checkpoints of different models.
+    """
+    first, sums = None, {}
+    for path in paths:
+        state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
+        weights = state["model"]
+        if first is None:
+            first = state
+            # in float64 the order of the files cannot be seen in the result
+            sums = {name: value.to(torch.float64, copy=True) for name, value in weights.items()}
+            continue
+        shapes = {name: value.shape for name, value in weights.items()}
+        if shapes != {name: value.shape for name, value in sums.items()}:
+            raise ValueError(
+                f"checkpoints to average must be of one model, but {path} has other parameters "
+                f"than {paths[0]}; give checkpoints of one training"
+            )
+        for name, value in weights.items():
+            sums[name] += value
+    first["model"] = {
+        name: (total / len(paths)).to(first["model"][name].dtype) for name, total in sums.items()
+    }
+    first["last_optimizer_state"] = None
+    return first
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="checkpoint to write")
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="checkpoints of one training")
+    args = parser.parse_args(argv)
+    for path in args.checkpoints:
+        if not path.is_file():
+            parser.error(f"{path} is no file; train on, so that it is written, or average fewer")
+    try:
+        state = average(args.checkpoints)
+    except ValueError as error:
+        parser.error(str(error))
+    temporary = args.output.with_name(args.output.name + ".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The options of the continuous output, and which of them go together."""
+
+import math
+
+from fairseq_contout.scores import DEFAULT_SCALE
+
+#: The value of --target-table that asks for a learned one. A file of that name: ./learned
+LEARNED = "learned"
+
+
+def add_continuous_args(parser):
+    """Add the options of the continuous output to a model's parser."""
+    # no defaults: fairseq's architecture functions and old checkpoints fill in what is unset
+    parser.add_argument(
+        "--target-table",
+        metavar="FILE|learned",
+        help="target table: a file (safetensors, made by preprocess/build_table.py for the target "
+        "dictionary) whose rows stay as they are, or the word learned for one that is trained with "
+        "the model; a file is needed to start a training, never to decode: the table is in the "
+        "checkpoint",
+    )
+    parser.add_argument(
+        "--table-init",
+        metavar="FILE",
+        help="a table file that a learned table starts from; random rows by default",
+    )
+    parser.add_argument(
+        "--table-dim",
+        type=int,
+        metavar="D",
+        help="dimension of a learned table's rows; by default that of --table-init, else of the "
+        "decoder",
+    )
+    parser.add_argument(
+        "--stop-gradient-targets",
+        action="store_true",
+        help="rows of a learned table are targets that send no gradient back: the table learns as "
+        "the decoder's input alone (tied, or --decoder-input table)",
+    )
+    parser.add_argument(
+        "--table-ema",
+        type=float,
+        metavar="DECAY",
+        help="rows of a learned table are the moving average of its parameter over the updates, "
+        "which learns as the decoder's input alone, 0 <= x < 1",
+    )
+    parser.add_argument(
+        "--table-lr-scale",
+        type=float,
+        metavar="X",
+        help="a learned table's learning rate, in learning rates of the model, > 0; with an "
+        "optimizer whose steps do not depend on the size of the gradient, such as adam",
+    )
+    parser.add_argument(
+        "--output-mlp-dim",
+        type=int,
+        metavar="D",
+        help="put a hidden layer of this dimension with a ReLU before the projection to the "
+        "table's dimension; 0, the default, is none",
+    )
+    parser.add_argument(
+        "--output-layer-norm",
+        action="store_true",
+        help="normalise predictions with a LayerNorm (for scores that are cosines: it fixes ||h||)",
+    )
+    parser.add_argument(
+        "--output-dropout",
+        type=float,
+        metavar="P",
+        help="dropout of the predictions' coordinates, 0 <= x < 1",
+    )
+    parser.add_argument(
+        "--decoder-input",
+        choices=["separate", "encoder", "table"],
+        help="embeddings that the decoder reads: learned ones of its own (separate, the default), "
+        "those of the encoder (encoder; needs a joined dictionary), or the rows of the "
+        "target table through a learned projection (table)",
+    )
+    parser.add_argument(
+        "--score",
+        choices=sorted(DEFAULT_SCALE),
+        help="how decoding scores rows; the default is the one that belongs to the criterion",
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        metavar="X",
+        help="inverse temperature of the score in decoding, > 0; by default it is calibrated on "
+        "the validation data and kept in the checkpoint",
+    )
+
+
+#: Optimizers under which a parameter stored X times smaller learns X times faster.
+SCALE_FREE = ("adam", "adamax", "adagrad", "cpu_adam")
+
+
+def is_tied(args) -> bool:
+    # --share-all-embeddings sets the second flag in fairseq's Transformer, not before it is built
+    return any(
+        getattr(args, flag, False)
+        for flag in ("share_all_embeddings", "share_decoder_input_output_embed")
+    )
+
+
+def check_options(args):
+    """Check the options, alone and beside each other.
+
+    Raises:
+        ValueError: options that contradict each other, or a value out of its range, with the
+            remedy.
+    """
+    learned = getattr(args, "target_table", None) == LEARNED
+    if is_tied(args) and not learned:
+        raise ValueError(
+            "--share-all-embeddings and --share-decoder-input-output-embed tie the output to "
+            "embeddings that are learned, but a table from a file is frozen; give --target-table "
+            "learned (and --table-init FILE to start from that table), or let the decoder read the "
+            "frozen table through a projection with --decoder-input table"
+        )
+    if is_tied(args) and getattr(args, "decoder_input", None):
+        raise ValueError(
+            "--share-all-embeddings and --share-decoder-input-output-embed say what the decoder "
+            f"reads, and so does --decoder-input {args.decoder_input}; give one of them"
+        )
+    for option in (
+        "table_init",
+        "table_dim",
+        "table_ema",
+        "table_lr_scale",
+        "stop_gradient_targets",
+    ):
+        if getattr(args, option, None) not in (None, False) and not learned:
+            raise ValueError(
+                f"--{option.replace('_', '-')} {getattr(args, option)} shapes a learned table, but "
+                f"--target-table is {getattr(args, 'target_table', None)}; give --target-table "
+                "learned, or leave it out"
+            )
+    reads = is_tied(args) or getattr(args, "decoder_input", None) == "table"
+    for option in ("table_ema", "stop_gradient_targets"):
+        if getattr(args, option, None) not in (None, False) and not reads:
+            raise ValueError(
+                f"with --{option.replace('_', '-')} a table learns as the decoder's input alone, "
+                "but the decoder does not read it; give --share-decoder-input-output-embed, "
+                "--share-all-embeddings or --decoder-input table"
+            )
+    _check_ranges(args)
+    optimizer = getattr(args, "optimizer", None)
+    if getattr(args, "table_lr_scale", None) and optimizer not in (None, *SCALE_FREE):
+        raise ValueError(
+            "--table-lr-scale needs an optimizer whose steps depend neither on the size of the "
+            f"gradient nor on that of the parameter, but --optimizer is {optimizer}; choose one of "
+            f"{', '.join(SCALE_FREE)}, or leave it out"
+        )
+
+
+def _check_ranges(args):
+    rules = {
+        "table_dim": (lambda value: value >= 1, "1 or more"),
+        "table_lr_scale": (lambda value: 0 < value < math.inf, "greater than 0 and finite"),
+        "output_mlp_dim": (lambda value: value >= 0, "0 (no hidden layer) or more"),
+        "output_dropout": (lambda value: 0 <= value < 1, "0 or more and less than 1"),
+    }
+    for option, (kept, rule) in rules.items():
+        value = getattr(args, option, None)
+        if value is not None and not kept(value):
+            raise ValueError(f"--{option.replace('_', '-')} must be {rule}, but is {value}")
