@@ -9,6 +9,7 @@ import time
 
 import pytest
 import recipe_data
+import torch
 from recipe_data import REPOSITORY, error, run
 
 LIB = REPOSITORY / "examples" / "lib"
@@ -19,6 +20,31 @@ def test_unknown_recipe(tmp_path):
         run("multi30k.de-en", "softmaxx", tmp_path / "out")
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_checkpoint_and_average_are_checked(tmp_path):
+    wrong = {"CHECKPOINT": "latest"}
+    assert "best, last or average, but is latest" in error(
+        run("demo", "l2", tmp_path / "o", **wrong)
+    )
+    wrong = {"CHECKPOINT": "average", "AVERAGE": "0"}
+    assert "AVERAGE must be a number of epochs" in error(run("demo", "l2", tmp_path / "o", **wrong))
+
+
+def test_averaging_refuses_another_model(tmp_path):
+    paths = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    for size, path in enumerate(paths, start=2):
+        state = {"model": {"w": torch.ones(size)}, "args": None, "cfg": {}}
+        history = {"num_updates": 1, "best_loss": 0, "lr_scheduler_state": {}}
+        state.update(optimizer_history=[history], extra_state={"train_iterator": {}})
+        torch.save(state, path)
+    command = [sys.executable, LIB / "average.py", "--output", tmp_path / "c.pt", *paths]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode != 0 and "must be of one model, but" in done.stderr
+    assert "b.pt has other parameters than" in done.stderr and not (tmp_path / "c.pt").exists()
+    command[-1] = tmp_path / "none.pt"
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "none.pt is no file; train on" in done.stderr
 
 
 def test_out_dir_must_be_given():

@@ -10,7 +10,11 @@ import time
 
 import pytest
 import recipe_data
+import torch
+from fairseq import checkpoint_utils
 from recipe_data import REPOSITORY, environment, error, results, run
+
+import fairseq_contout  # noqa: F401  (lets torch >= 2.6 load fairseq's checkpoints)
 
 pytestmark = pytest.mark.recipes
 
@@ -72,6 +76,34 @@ def test_recipe(tmp_path, name):
     assert "binarise: done before, skipped" in process.stderr
     tokens = "tok:none" if folder.startswith("iwslt14") else "tok:13a"
     assert tokens in softmax[0]["bleu_signature"]
+
+
+@pytest.mark.parametrize("recipe", ["softmax", "contrastive"])
+def test_average_of_the_last_epochs(tmp_path, recipe):
+    recipe_data.multi30k(tmp_path / "data", 300)
+    more = {"DATA_DIR": tmp_path / "data", "CHECKPOINT": "average", "AVERAGE": 2}
+    options = [*TRANSFORMER, "--max-epoch", "3", "--max-update", "99", "--batch-size", "150"]
+    out = tmp_path / "out"
+    found = results(run("multi30k.de-en", recipe, out, *options, **more))[0]
+    assert " CHECKPOINT=average AVERAGE=2 " in found["command"]
+    kept = sorted(path.name for path in (out / "checkpoints").glob("checkpoint[0-9]*.pt"))
+    assert kept == ["checkpoint2.pt", "checkpoint3.pt"]
+    means = load_weights(out / "checkpoints" / "checkpoint_average.pt")
+    parts = [load_weights(out / "checkpoints" / name) for name in kept]
+    for name, mean in means.items():
+        expected = sum(part[name].double() for part in parts) / 2
+        torch.testing.assert_close(mean.double(), expected, atol=1e-6, rtol=1e-6)
+    assert any(not torch.equal(means[name], parts[0][name]) for name in means)
+    more["AVERAGE"] = 3
+    message = error(run("multi30k.de-en", recipe, out, *options, **more))
+    assert "needs the checkpoints of 3 epochs" in message and "has 2" in message
+    # another choice of the checkpoint trains nothing anew
+    again = run("multi30k.de-en", recipe, out, *options, PREP_DIR=out / "prep", CHECKPOINT="last")
+    assert results(again)[0]["updates"] == found["updates"]
+
+
+def load_weights(path):
+    return checkpoint_utils.load_checkpoint_to_cpu(str(path))["model"]
 
 
 def test_test_sets_and_other_options(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from fairseq import checkpoint_utils
+from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import fairseq_contout  # noqa: E402, F401  lets torch >= 2.6 load fairseq's checkpoints
@@ -48,6 +49,9 @@ def average(paths: list) -> dict:
         name: (total / len(paths)).to(first["model"][name].dtype) for name, total in sums.items()
     }
     first["last_optimizer_state"] = None
+    if first.get("cfg") is not None:
+        # fairseq makes an object of it when it loads, and plain containers when it saves
+        first["cfg"] = OmegaConf.to_container(first["cfg"], resolve=True, enum_to_str=True)
     return first
 
 
