@@ -18,8 +18,9 @@ from fairseq_contout.criterions.terms import (
     TermsConfig,
     check_terms,
     dispersion_term,
+    doubled,
 )
-from fairseq_contout.losses import cosine_similarity
+from fairseq_contout.losses import cosine_loss, cosine_similarity
 
 
 @dataclass
@@ -104,16 +105,22 @@ class ContinuousCriterion(FairseqCriterion):
         table = continuous_output_of(model).table
         if self.training:
             table.follow()
-        net_output = model(**sample["net_input"])
+        twice = self.training and self.cfg.consistency_weight > 0
+        net_input = sample["net_input"]
+        net_output = model(**(doubled(net_input) if twice else net_input))
         target = model.get_targets(sample, net_output)
         real = target.ne(self.padding_idx)  # B x T
-        hidden, tokens = net_output[0][real], target[real]  # N x d, N
-        if hidden.dtype in (torch.float16, torch.bfloat16):
-            hidden = hidden.float()  # norms and normalisers overflow or lose digits below float32
+        predicted = net_output[0]
+        if predicted.dtype in (torch.float16, torch.bfloat16):
+            predicted = predicted.float()  # norms and normalisers overflow or lose digits below
+        tokens = target[real]  # N
+        # one view of the batch, or two that differ in what dropout left out: N x d each
+        views = [view[real] for view in predicted.split(len(target))]
+        hidden = views[0]
         sentences = target.size(0)
         sample_size = sentences if self.sentence_avg else sample["ntokens"]
-        losses = self.token_losses(hidden, tokens, table)
-        losses = losses + self._terms(hidden, tokens, table, sample_size)
+        losses = self._view_losses(views, tokens, table)
+        losses = losses + self._dispersion(len(tokens), table, sample_size)
         log = {
             "loss": losses.detach().sum(),
             "ntokens": sample["ntokens"],
@@ -132,16 +139,24 @@ class ContinuousCriterion(FairseqCriterion):
         full[real] = losses
         return full, sample_size, log
 
-    def _terms(self, hidden: Tensor, tokens: Tensor, table, sample_size):
-        """Return what the terms add to the loss of each token, ``(N,)`` or 0."""
-        added = 0
-        if self.contrastive is not None:
-            added = self.cfg.contrastive_weight * self.contrastive(hidden, tokens, table)
-        if self.cfg.dispersion_weight and self.training:
-            # fairseq divides by the sample size: the term counts once an update, not once a token
-            weight = self.cfg.dispersion_weight * sample_size / len(tokens)
-            added = added + weight * dispersion_term(table, self.cfg)
-        return added
+    def _view_losses(self, views: List[Tensor], tokens: Tensor, table) -> Tensor:
+        """Return the loss of each token, averaged over the views, and how far they disagree."""
+        losses = 0
+        for hidden in views:
+            losses = losses + self.token_losses(hidden, tokens, table) / len(views)
+            if self.contrastive is not None:
+                added = self.contrastive(hidden, tokens, table)
+                losses = losses + self.cfg.contrastive_weight * added / len(views)
+        if len(views) == 2:
+            losses = losses + self.cfg.consistency_weight * cosine_loss(*views)
+        return losses
+
+    def _dispersion(self, count: int, table, sample_size):
+        """Return what the dispersion of the table adds to the loss of each token."""
+        if not (self.cfg.dispersion_weight and self.training):
+            return 0
+        # fairseq divides by the sample size: the term counts once an update, not once a token
+        return self.cfg.dispersion_weight * sample_size / count * dispersion_term(table, self.cfg)
 
     @torch.no_grad()
     def _validation_log(self, hidden: Tensor, tokens: Tensor, table) -> Dict[str, Any]:

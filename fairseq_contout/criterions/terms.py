@@ -68,6 +68,13 @@ class TermsConfig(FairseqDataclass):
             "learned, > 0; 0 takes the default of the score"
         },
     )
+    consistency_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "predict each batch twice, with other units dropped out, and add this times "
+            "1 - cos of the two predictions of a token, >= 0; 0 predicts once"
+        },
+    )
     dispersion_weight: float = field(
         default=0.0,
         metadata={
@@ -101,6 +108,7 @@ def check_terms(cfg):
             cfg.initial_scale == 0 or SCALE_RANGE[0] <= cfg.initial_scale <= SCALE_RANGE[1],
             f"0 (the default of the score) or between {SCALE_RANGE[0]} and {SCALE_RANGE[1]}",
         ),
+        ("consistency_weight", cfg.consistency_weight >= 0, "0 or more"),
         ("dispersion_weight", cfg.dispersion_weight >= 0, "0 or more"),
         ("dispersion_circles", cfg.dispersion_circles >= 1, "1 or more"),
         ("dispersion_rows", cfg.dispersion_rows >= 2, "2 or more"),
@@ -199,6 +207,14 @@ class ContrastiveTerm(nn.Module):
                 )
             outside = table.logits_with(hidden, made, scale)
         return contrastive_loss(logits, positive, log_q, self.cfg.label_smoothing, outside)
+
+
+def doubled(net_input: dict) -> dict:
+    """Repeat a batch, so that one pass predicts it twice: each tensor ``(B, …)`` → ``(2 B, …)``."""
+    return {
+        name: torch.cat((value, value)) if torch.is_tensor(value) else value
+        for name, value in net_input.items()
+    }
 
 
 def dispersion_term(table, cfg) -> Tensor:

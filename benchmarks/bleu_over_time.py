@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Score the checkpoints of several trainings and draw BLEU over the cost of training.
+
+Each training is a folder that a recipe made with CHECKPOINT=average, in which the checkpoints of
+its epochs are kept (--keep-last-epochs 99 keeps all). Point n is the mean of the weights of the
+last --average epochs up to n, decoded as the recipe decodes. Cost is counted in updates of the
+first training: updates × (time of an update / time of an update of the first), with ratios that
+update_cost.py measured side by side, since wall times of trainings that ran beside other work say
+little. Prints a table; --json and --plot write files.
+"""
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "examples" / "lib"))
+
+
+def named(text: str) -> tuple:
+    """Split NAME=VALUE."""
+    name, mark, value = text.partition("=")
+    if not (name and mark and value):
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, but is {text}")
+    return name, value
+
+
+def checkpoints(folder: Path) -> list:
+    """Return the checkpoints of epochs in their order: pairs (epoch, file)."""
+    found = (folder / "checkpoints").glob("checkpoint[0-9]*.pt")
+    epochs = sorted((int(path.stem[len("checkpoint") :]), path) for path in found)
+    if not epochs:
+        raise SystemExit(
+            f"error: {folder}/checkpoints must hold checkpoints of epochs, but has none; train "
+            "with CHECKPOINT=average and --keep-last-epochs 99"
+        )
+    return epochs
+
+
+def decode(arguments, weights: Path, log: Path):
+    """Translate the data with one checkpoint."""
+    program = Path(sysconfig.get_path("scripts")) / "fairseq-generate"
+    command = [program, arguments.data, "--user-dir", ROOT / "fairseq_contout"]
+    command += ["--path", weights, "--gen-subset", arguments.subset, "--beam", arguments.beam]
+    command += ["--batch-size", 64, "--required-batch-size-multiple", 1, "--remove-bpe"]
+    command += ["--source-lang", arguments.source_lang, "--target-lang", arguments.target_lang]
+    with log.open("w", encoding="utf-8") as file:
+        subprocess.run(
+            [str(word) for word in command], stdout=file, stderr=subprocess.DEVNULL, check=True
+        )
+
+
+def measure(arguments) -> list:
+    """Return a row for each checkpoint of each training."""
+    import torch
+    from average import average
+    from sacremoses import MosesDetokenizer
+    from score import read_hypotheses, read_lines, score
+
+    import fairseq_contout  # noqa: F401  lets torch >= 2.6 load fairseq's checkpoints
+
+    references = read_lines(Path(arguments.reference))
+    detokenizer = MosesDetokenizer(lang=arguments.target_lang)
+    costs = dict(arguments.cost)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        weights, log = Path(scratch) / "mean.pt", Path(scratch) / "log"
+        for name, folder in arguments.run:
+            files = checkpoints(Path(folder))
+            for last in range(arguments.step - 1, len(files), arguments.step):
+                chosen = files[max(0, last + 1 - arguments.average) : last + 1]
+                state = average([path for _, path in chosen])
+                torch.save(state, weights)
+                decode(arguments, weights, log)
+                hypotheses = [
+                    detokenizer.detokenize(line.split())
+                    for line in read_hypotheses(log, len(references))
+                ]
+                found = score(hypotheses, references, False, arguments.lowercase)
+                updates = torch.load(files[last][1], weights_only=True)["optimizer_history"][-1]
+                rows.append(
+                    {
+                        "method": name,
+                        "epoch": files[last][0],
+                        "updates": updates["num_updates"],
+                        "cost": updates["num_updates"] * float(costs.get(name, 1.0)),
+                        **found,
+                    }
+                )
+                print(
+                    f"{name:20} epoch {rows[-1]['epoch']:3} updates {rows[-1]['updates']:6} cost "
+                    f"{rows[-1]['cost']:8.0f} BLEU {found['bleu']:5.2f} chrF {found['chrf']:5.2f}",
+                    flush=True,
+                )
+    return rows
+
+
+def plot(rows, path, first):
+    """Draw BLEU over cost, a line for each training."""
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq's logging shows it all
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    styles = ["o-", "s-", "^-", "d-", "v-"]
+    for number, name in enumerate(dict.fromkeys(row["method"] for row in rows)):
+        own = [row for row in rows if row["method"] == name]
+        axes.plot(
+            [row["cost"] for row in own],
+            [row["bleu"] for row in own],
+            styles[number % len(styles)],
+            markersize=4,
+            label=name,
+        )
+    axes.axhline(
+        max(row["bleu"] for row in rows if row["method"] == first),
+        color="#888888",
+        linewidth=0.8,
+        linestyle="--",
+    )
+    axes.set_xlabel(f"training time, in updates of {first}")
+    axes.set_ylabel("BLEU")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", help="folder that fairseq-preprocess made")
+    parser.add_argument("--run", type=named, action="append", required=True, metavar="NAME=OUT_DIR")
+    parser.add_argument(
+        "--cost",
+        type=named,
+        action="append",
+        default=[],
+        metavar="NAME=RATIO",
+        help="time of an update by that of the first training (1)",
+    )
+    parser.add_argument("--reference", required=True, help="text of the subset, as published")
+    parser.add_argument("--subset", default="valid")
+    parser.add_argument("--source-lang", required=True)
+    parser.add_argument("--target-lang", required=True)
+    parser.add_argument("--lowercase", action="store_true", help="score without case")
+    parser.add_argument("--beam", type=int, default=5)
+    parser.add_argument("--average", type=int, default=1, help="epochs whose weights are averaged")
+    parser.add_argument("--step", type=int, default=1, help="score every so many epochs")
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--plot", metavar="FILE")
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    rows = measure(arguments)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")
+    if arguments.plot:
+        plot(rows, arguments.plot, arguments.run[0][0])
+
+
+if __name__ == "__main__":
+    main()
