@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Does a correction of the rows' scores against hubs, or a unigram prior, make targets likelier?
+
+A model's predictions on its validation data are scored with log p(w | h) = τ s(h, w) + a b(w) up to
+a constant, where b(w) is one of
+
+  none       0
+  unigram    log of w's share of the training text
+  csls       -τ × the mean score of w with the 10 predictions nearest to it (Conneau et al. 2018,
+             https://arxiv.org/abs/1710.04087; the half that depends on the prediction cancels)
+  inverted   -log of w's share when predictions are divided among rows in proportion to exp(τ s)
+             (inverted softmax, Smith et al. 2017, https://arxiv.org/abs/1702.03859)
+
+τ and the weight a ≥ 0 are fitted by likelihood on every second token; the table shows the others:
+nats per token, and accuracy. A weight of 0 means that the correction only harms.
+"""
+
+import argparse
+import json
+import logging
+import math
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+NEIGHBOURS = 10
+
+
+@torch.no_grad()
+def predictions(path, data, subset, tokens):
+    """Return a model's table, its predictions ``(N, d)`` and targets ``(N,)``, its dictionary."""
+    from fairseq import checkpoint_utils
+
+    models, _, task = checkpoint_utils.load_model_ensemble_and_task(
+        [path], arg_overrides={"data": data}
+    )
+    model = models[0].eval()
+    task.load_dataset(subset)
+    batches = task.get_batch_iterator(task.dataset(subset), max_tokens=4096)
+    hidden, targets = [], []
+    for sample in batches.next_epoch_itr(shuffle=False):
+        real = sample["target"].ne(task.target_dictionary.pad())
+        hidden.append(model(**sample["net_input"])[0][real].float())
+        targets.append(sample["target"][real])
+        if sum(map(len, targets)) >= tokens:
+            break
+    table = model.decoder.continuous_output.table
+    return table, torch.cat(hidden)[:tokens], torch.cat(targets)[:tokens], task.target_dictionary
+
+
+def corrections(logits, counts):
+    """Return name → b as a function of τ, from logits ``(N, M)`` at τ = 1 and counts ``(M,)``."""
+    prior = (counts / counts.sum()).log()
+    nearest = logits.topk(min(NEIGHBOURS, len(logits)), dim=0).values.mean(dim=0)
+
+    def inverted(scale):
+        return -torch.log_softmax(scale * logits, dim=1).logsumexp(dim=0)
+
+    return {
+        "none": lambda scale: torch.zeros_like(prior),
+        "unigram": lambda scale: prior,
+        "csls": lambda scale: -scale * nearest,
+        "inverted": inverted,
+    }
+
+
+def measure(arguments):
+    """Return one row a correction."""
+    table, hidden, target, dictionary = predictions(
+        arguments.path, arguments.data, arguments.subset, arguments.tokens
+    )
+    words = table.emittable.nonzero().squeeze(1)
+    logits = table.logits_of(hidden, words, 1.0)
+    counts = torch.tensor(dictionary.count, dtype=logits.dtype).clamp(min=1)
+    if arguments.sentences:
+        counts[dictionary.eos()] = arguments.sentences  # dictionaries do not count it
+    target = torch.searchsorted(words, target)
+    fitted = torch.arange(len(target)) % 2 == 0
+
+    def nats(scale, bias, part):
+        scores = torch.log_softmax(scale * logits[part] + bias, dim=1)
+        right = scores.argmax(dim=1).eq(target[part]).double().mean()
+        return -scores.gather(1, target[part, None]).mean().item(), 100 * right.item()
+
+    scales = [table.scale * 2 ** (step / 4) for step in range(-4, 5)]
+    rows = []
+    for name, bias in corrections(logits[fitted], counts[words]).items():
+        best = (math.inf, None, None)
+        for scale in scales:
+            own = bias(scale)
+            for weight in WEIGHTS if name != "none" else (0.0,):
+                best = min(best, (nats(scale, weight * own, fitted)[0], scale, weight))
+        _, scale, weight = best
+        found, accuracy = nats(scale, weight * bias(scale), ~fitted)
+        rows.append(
+            {
+                "method": name,
+                "vocab": len(dictionary),
+                "scale": scale,
+                "weight": weight,
+                "nats": found,
+                "accuracy": accuracy,
+                "tokens": int((~fitted).sum()),
+            }
+        )
+        print(
+            f"{name:10} scale {scale:7.2f} weight {weight:4.2f} nats {found:6.3f} "
+            f"accuracy {accuracy:5.2f}",
+            flush=True,
+        )
+    return rows
+
+
+def plot(rows, path):
+    """Draw the nats per token as bars."""
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq's logging shows it all
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 2.5), layout="constrained")
+    axes.barh([row["method"] for row in rows], [row["nats"] for row in rows], color="#4477aa")
+    axes.invert_yaxis()
+    axes.set_xlabel("nats per token, held out (less is better)")
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", help="folder that fairseq-preprocess made")
+    parser.add_argument("--path", required=True, help="checkpoint")
+    parser.add_argument("--subset", default="valid")
+    parser.add_argument("--tokens", type=int, default=14000, help="predictions to take")
+    parser.add_argument("--sentences", type=int, help="of the training text: the count of </s>")
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--plot", metavar="FILE")
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    import fairseq_contout  # noqa: F401  lets torch >= 2.6 load fairseq's checkpoints
+
+    rows = measure(arguments)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")
+    if arguments.plot:
+        plot(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
