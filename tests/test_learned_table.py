@@ -175,6 +175,7 @@ GUARDS = {
     "dispersion-rows": ("cosine", {"dispersion_weight": 1.0, "dispersion_rows": 10}),
     "stop-gradient": ("cosine", {}, {"stop_gradient_targets": True, "decoder_input": "table"}),
     "ema": ("cosine", {}, {"table_ema": 0.9, "decoder_input": "table"}),
+    "learning-rate": ("cosine", {}, {"table_lr_scale": 0.01}),  # not for ever
 }
 
 
