@@ -30,6 +30,15 @@ def named(text: str) -> tuple:
     return name, value
 
 
+def named_number(text: str) -> tuple:
+    """Split NAME=NUMBER."""
+    name, value = named(text)
+    try:
+        return name, float(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be NAME=NUMBER, but is {text}") from error
+
+
 def checkpoints(folder: Path) -> list:
     """Return the checkpoints of epochs in their order: pairs (epoch, file)."""
     found = (folder / "checkpoints").glob("checkpoint[0-9]*.pt")
@@ -50,9 +59,10 @@ def decode(arguments, weights: Path, log: Path):
     command += ["--batch-size", 64, "--required-batch-size-multiple", 1, "--remove-bpe"]
     command += ["--source-lang", arguments.source_lang, "--target-lang", arguments.target_lang]
     with log.open("w", encoding="utf-8") as file:
-        subprocess.run(
-            [str(word) for word in command], stdout=file, stderr=subprocess.DEVNULL, check=True
-        )
+        words = [str(word) for word in command]
+        done = subprocess.run(words, stdout=file, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"error: {' '.join(words)}:\n{done.stderr[-2000:]}")
 
 
 def measure(arguments) -> list:
@@ -72,7 +82,9 @@ def measure(arguments) -> list:
         weights, log = Path(scratch) / "mean.pt", Path(scratch) / "log"
         for name, folder in arguments.run:
             files = checkpoints(Path(folder))
-            for last in range(arguments.step - 1, len(files), arguments.step):
+            # every so many epochs, counted back from the last
+            first = (len(files) - 1) % arguments.step
+            for last in range(first, len(files), arguments.step):
                 chosen = files[max(0, last + 1 - arguments.average) : last + 1]
                 state = average([path for _, path in chosen])
                 torch.save(state, weights)
@@ -88,7 +100,7 @@ def measure(arguments) -> list:
                         "method": name,
                         "epoch": files[last][0],
                         "updates": updates["num_updates"],
-                        "cost": updates["num_updates"] * float(costs.get(name, 1.0)),
+                        "cost": updates["num_updates"] * costs.get(name, 1.0),
                         **found,
                     }
                 )
@@ -138,7 +150,7 @@ def main():
     parser.add_argument("--run", type=named, action="append", required=True, metavar="NAME=OUT_DIR")
     parser.add_argument(
         "--cost",
-        type=named,
+        type=named_number,
         action="append",
         default=[],
         metavar="NAME=RATIO",
@@ -155,6 +167,9 @@ def main():
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
     arguments = parser.parse_args()
+    unknown = {name for name, _ in arguments.cost} - {name for name, _ in arguments.run}
+    if unknown:
+        parser.error(f"--cost names {', '.join(sorted(unknown))}, which no --run names")
     sys.path.insert(0, str(ROOT))
     rows = measure(arguments)
     if arguments.json:

@@ -42,6 +42,7 @@ class LearnedTable(TargetTable):
             raise ValueError(f"--table-ema must be 0 or more and less than 1, but is {ema}")
         super().__init__(weight, dictionary, score, scale)
         self.stop_gradient, self.ema = stop_gradient, ema
+        self._followed = None
         if ema is not None:
             self.register_buffer("average", weight.detach().clone().float())
 
@@ -59,10 +60,14 @@ class LearnedTable(TargetTable):
         return _directions(self.weight, index)
 
     @torch.no_grad()
-    def follow(self):
-        """Let the moving average take one step towards the parameter."""
-        if self.ema is not None:
+    def set_num_updates(self, num_updates: int):
+        """Let the moving average take one step towards the parameter in each new update.
+
+        fairseq calls this before every batch, also before further ones of the same update.
+        """
+        if self.ema is not None and num_updates != self._followed:
             self.average.lerp_(self.weight.float(), 1 - self.ema)
+            self._followed = num_updates
 
     def _apply(self, fn, recurse=True):
         average = self.average if self.ema is not None else None

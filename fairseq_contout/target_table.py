@@ -172,9 +172,6 @@ class TargetTable(nn.Module):
         """Return rows for a decoder to read: ``(…)`` → ``(…, d)``."""
         return self.rows(index)
 
-    def follow(self):
-        """Take one step after the parameters; criterions call it once a training batch."""
-
     def logits_of(self, hidden: Tensor, index: Tensor, scale) -> Tensor:
         """Score some rows at a given scale: ``(N, d)``, ``(M,)`` → logits ``(N, M)``."""
         query = self._query(hidden, scale)

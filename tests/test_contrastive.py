@@ -165,6 +165,59 @@ def test_synthetic_negatives_by_hand(kind, smoothing, tmp_path, dictionary):
     assert loss == pytest.approx(total, rel=1e-5)
 
 
+def test_the_text_share_is_that_of_the_targets(tmp_path, dictionary):
+    """Q follows the targets seen, not the counts of a dictionary that both languages share."""
+    model = make_model(tmp_path, dictionary, "contrastive")
+    criterion = make_criterion("contrastive", dictionary, sampled_negatives=0)
+    table, term = model.decoder.continuous_output.table, criterion.term
+    unk, rare, source_only = dictionary.unk(), dictionary.index("w19"), dictionary.index("w0")
+    hidden = torch.randn(1000, table.dim)
+    target = torch.tensor([unk] * 300 + [rare] * 700)
+    before = term(hidden, target, table).sum()
+    for _ in range(50):
+        term.observe(target)
+    every = torch.arange(len(dictionary))
+    share = term._text_share(every, term._distributions(table)[0])
+    assert share[unk].item() == pytest.approx(0.3, abs=0.01)
+    assert share[rare].item() == pytest.approx(0.7, abs=0.02)
+    assert share[source_only] < 0.003 and share.sum().item() == pytest.approx(1)
+    assert term(hidden, target, table).sum() != before
+    sample, seen = make_batch(dictionary), term.observed.clone()
+    criterion.eval()(model, sample)
+    assert torch.equal(term.observed, seen)  # validation does not count
+    criterion.train()(model, sample)
+    seen.index_add_(0, sample["target"].flatten(), torch.ones_like(sample["target"].flatten()))
+    seen[dictionary.pad()] = 0
+    assert torch.equal(term.observed, seen)
+    assert term.half().observed.dtype == torch.long
+    copy = make_criterion("contrastive", dictionary, sampled_negatives=0)
+    copy.load_state_dict(criterion.state_dict(), strict=True)
+    assert torch.equal(copy.term.observed, seen)
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("cosine", {"label_smoothing": 0.1}, "--label-smoothing 0.1 shapes the contrastive loss"),
+        ("vmf", {"sampled_negatives": 5}, "--sampled-negatives 5 shapes the contrastive loss"),
+        ("hybrid", {"additive_margin": 0.5}, "--additive-margin 0.5 shapes the contrastive loss"),
+        (
+            "hybrid",
+            {"hybrid_loss": "vmf", "hybrid_weight": 0},
+            "--hybrid-loss vmf does nothing without --hybrid-w",
+        ),
+        (
+            "hybrid",
+            {"neighbour_table": "x", "neighbour_smoothing": 0},
+            "--neighbour-table x does nothing without --neighbour-smoothing",
+        ),
+    ],
+)
+def test_options_that_nothing_reads(name, options, message, dictionary):
+    with pytest.raises(ValueError, match=message):
+        make_criterion(name, dictionary, **options)
+
+
 def test_no_correction_counts_every_candidate_once(tmp_path, dictionary):
     model, sample = make_model(tmp_path, dictionary, "contrastive"), make_batch(dictionary)
     loss, _ = loss_of("contrastive", model, sample, dictionary, no_sampling_correction=True)

@@ -1,11 +1,15 @@
 """Criterion ``hybrid``: cross-entropy over the table, ReWE, and near-synonyms that cost less."""
 
+from argparse import Namespace
+
 import pytest
 import torch
 import torch.nn.functional as F
-from factory import make_batch, make_criterion, make_dictionary, make_model, make_rows
+from factory import FakeTask, make_batch, make_criterion, make_dictionary, make_model, make_rows
+from fairseq.criterions import build_criterion
 from fairseq.data import Dictionary
 
+from fairseq_contout.criterions.base import TASK_MARK
 from fairseq_contout.criterions.hybrid import HYBRID_LOSSES
 from fairseq_contout.learned_table import LearnedTable
 from fairseq_contout.losses import contrastive_loss, neighbour_term
@@ -143,7 +147,8 @@ def test_options_out_of_range(options, message, dictionary):
 
 
 def test_neighbours_need_a_table_that_does_not_move(dictionary):
-    table = LearnedTable(torch.nn.Parameter(make_rows(dictionary)), dictionary, "cosine")
-    criterion = make_criterion("hybrid", dictionary, neighbour_smoothing=0.1)
+    task = FakeTask(dictionary)
+    setattr(task, TASK_MARK, "learned")  # as models set it
+    config = Namespace(criterion="hybrid", sentence_avg=False, neighbour_smoothing=0.1)
     with pytest.raises(ValueError, match="is learned; give --neighbour-table FILE"):
-        criterion.token_losses(torch.ones(2, 8), torch.tensor([5, 6]), table)
+        build_criterion(config, task)

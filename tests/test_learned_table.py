@@ -111,6 +111,15 @@ def test_the_sparse_path_equals_the_dense_one(score):
         ({"table_ema": 1.0, "decoder_input": "table"}, "--table-ema must be 0 or more and less"),
         ({"table_ema": 0.9}, "--table-ema a table learns as the decoder's input alone"),
         ({"stop_gradient_targets": True}, "--stop-gradient-targets a table learns as the dec"),
+        ({"table_ema": 0.0}, "--table-ema a table learns as the decoder's input alone"),
+        (
+            {"find_unused_parameters": True, "distributed_world_size": 2},
+            "--find-unused-parameters takes a learned table .* leave the flag out",
+        ),
+        (
+            {"target_table": "x.safetensors", "table_ema": 0.0},
+            "--table-ema 0.0 shapes a learned table, but --target-table is x.safetensors",
+        ),
         (
             {"share_all_embeddings": True, "decoder_input": "encoder"},
             "so does --decoder-input encoder; give one of them",
@@ -154,11 +163,8 @@ def test_the_average_follows_in_full_precision(dictionary):
     table, before = table_of(model), table_of(model).weight.detach().clone()
     with torch.no_grad():
         table.weight.add_(1.0)
-    criterion = make_criterion("cosine", dictionary)
-    criterion(model, make_batch(dictionary))
-    torch.testing.assert_close(table.average, before + 0.25)
-    criterion.eval()
-    criterion(model, make_batch(dictionary))  # validation is no update
+    for _ in range(3):  # what fairseq calls before each batch of an update
+        model.set_num_updates(1)
     torch.testing.assert_close(table.average, before + 0.25)
     torch.testing.assert_close(table.rows(), torch.nn.functional.normalize(before + 0.25))
     copy = ARCH_MODEL_REGISTRY[args.arch].build_model(args, FakeTask(dictionary))
@@ -182,11 +188,14 @@ GUARDS = {
 def train(dictionary, name, options, model_options=None, updates=300):
     """Train a tiny model on random sentences; return what a validation logs."""
     model, _ = learned_model(dictionary, criterion=name, table_dim=16, **(model_options or {}))
-    criterion = make_criterion(name, dictionary, **{"sampled_negatives": 16, **options})
+    if name == "contrastive" or "contrastive_weight" in options:
+        options = {"sampled_negatives": 16, **options}
+    criterion = make_criterion(name, dictionary, **options)
     parameters = [*model.parameters(), *criterion.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=3e-3)
     for update in range(updates):
         sample = make_batch(dictionary, seed=update)
+        model.set_num_updates(update)
         loss, size, _ = criterion(model, sample)
         optimizer.zero_grad()
         (loss / size).backward()
@@ -210,6 +219,19 @@ def test_every_guard_prevents_the_collapse(guard, dictionary, caplog):
         log = train(dictionary, *GUARDS[guard])
     assert log["table_cosine"] < 0.2 and log["table_rank"] > 8
     assert "collapsing" not in caplog.text
+
+
+@pytest.mark.parametrize("guard", [{"stop_gradient_targets": True}, {"table_ema": 0.5}])
+def test_guards_can_be_combined(guard, dictionary):
+    """The dispersion moves the parameter, also where rows are targets without gradient."""
+    model, _ = learned_model(dictionary, decoder_input="table", **guard)
+    table = table_of(model)
+    criterion = make_criterion("cosine", dictionary, dispersion_weight=1.0)
+    hidden, target = torch.randn(4, 64), torch.tensor([5, 6, 7, 5])
+    losses = criterion.token_losses(hidden, target, table)
+    assert not losses.requires_grad
+    (losses + criterion._dispersion(4, table, 4)).sum().backward()
+    assert table.weight.grad.norm() > 0
 
 
 def test_a_frozen_table_is_not_monitored(tmp_path, dictionary):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,6 +30,26 @@ def test_checkpoint_and_average_are_checked(tmp_path):
     )
     wrong = {"CHECKPOINT": "average", "AVERAGE": "0"}
     assert "AVERAGE must be a number of epochs" in error(run("demo", "l2", tmp_path / "o", **wrong))
+
+
+def test_the_command_that_is_kept_is_one_for_a_shell():
+    script = (
+        f'. "{REPOSITORY}/examples/lib.sh"; SET=$1; RECIPE=cosine; '
+        "EXTRA=(--adam-betas '(0.9, 0.98)' --max-epoch 2); recipe_command"
+    )
+    given = {"MODEL": "transformer", "TABLE_OPTIONS": "--mix-random 0.5", "SEED": "3"}
+    for name, call in (
+        ("iwslt16.fr-en", ["examples/iwslt16.fr-en/run.sh", "cosine", "OUT_DIR"]),
+        ("demo", ["RECIPE=cosine", "OUT_DIR=OUT_DIR", "examples/demo/run.sh"]),
+    ):
+        printed = subprocess.run(
+            ["bash", "-euc", script, "bash", name],
+            env={"PATH": os.environ["PATH"], "PYTHON": sys.executable, **given},
+            check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+        words = shlex.split(printed)
+        variables = ["SEED=3", "TABLE_OPTIONS=--mix-random 0.5", "MODEL=transformer"]
+        assert words == [*variables, *call, "--adam-betas", "(0.9, 0.98)", "--max-epoch", "2"]
 
 
 def test_averaging_refuses_another_model(tmp_path):

@@ -63,7 +63,7 @@ train() {
   fi
   # A training goes on with the options it began with, finished or not; only its end may move, and
   # how many of its checkpoints are kept.
-  identity=$(sed -E 's/ --(max-epoch|max-update|keep-last-epochs) [0-9]+| --no-epoch-checkpoints//g' <<<"$inputs")
+  identity=$(sed -E 's/ --(max-epoch|max-update|keep-last-epochs)[ =][0-9]+| --no-epoch-checkpoints//g' <<<"$inputs")
   if [ -f "$OUT_DIR/.stamps/training" ] && [ "$(cat "$OUT_DIR/.stamps/training")" != "$identity" ]; then
     die "$OUT_DIR holds a training with other options or data: $(differences "$(cat "$OUT_DIR/.stamps/training")" "$identity"); give another OUT_DIR, or delete this one"
   fi
@@ -122,10 +122,20 @@ run_decoding() {
   mv -f "$log.tmp" "$log"
 }
 
+# The command that gets the result again, for a shell.
+recipe_command() {
+  if [ "$SET" = demo ]; then # it reads both from the environment
+    printf '%sRECIPE=%q OUT_DIR=OUT_DIR examples/demo/run.sh' "$GIVEN" "$RECIPE"
+  else
+    printf '%sexamples/%s/run.sh %q OUT_DIR' "$GIVEN" "$SET" "$RECIPE"
+  fi
+  [ ${#EXTRA[@]} -eq 0 ] || printf ' %q' "${EXTRA[@]}"
+}
+
 # score NAME REFERENCE TITLE FOLDER: one JSON line to OUT_DIR/decode/NAME.json
 score() {
   local options=(--recipe "$RECIPE" --seed "$SEED" --test-set "$3" --target-lang "$TARGET_LANG")
-  options+=(--command "${GIVEN}examples/$SET/run.sh $RECIPE OUT_DIR${EXTRA[*]+ ${EXTRA[*]}}")
+  options+=(--command "$(recipe_command)")
   case $OUTPUT in
     learned) options+=(--table learned) ;;
     frozen) options+=(--table "$(basename "$TABLE" .safetensors)") ;;

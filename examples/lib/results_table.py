@@ -41,7 +41,7 @@ def row(result: dict, softmax: dict) -> str:
     speed = softmax.get((result["test_set"], result["seed"]))
     cells = [
         result["recipe"],
-        result.get("table") or "learned",
+        result.get("table") or "-",  # a softmax has none
         f"{result['bleu']:.2f}",
         f"{result['greedy_bleu']:.2f}",
         f"{result['chrf']:.2f}",

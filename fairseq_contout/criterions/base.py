@@ -16,6 +16,7 @@ from fairseq_contout.criterions.monitor import MONITORS, monitor
 from fairseq_contout.criterions.terms import (
     ContrastiveTerm,
     TermsConfig,
+    check_read,
     check_terms,
     dispersion_term,
     doubled,
@@ -30,8 +31,9 @@ class ContinuousCriterionConfig(TermsConfig):
     sentence_avg: bool = II("optimization.sentence_avg")
 
 
-#: Attribute of a task for which a model with a continuous output was built: fairseq shows a
-#: criterion its task when it is built, and the model only with the first batch.
+#: Attribute of a task for which a model with a continuous output was built, with the kind of its
+#: table (frozen or learned): fairseq shows a criterion its task when it is built, and the model
+#: only with the first batch.
 TASK_MARK = "has_continuous_output"
 
 
@@ -60,17 +62,27 @@ class ContinuousCriterion(FairseqCriterion):
 
     Attributes:
         score: the score by which models trained with this criterion decode.
+        reads: options of the contrastive loss that it reads although that is not part of it.
         has_concentration: whether ||h|| is a concentration κ; its mean is logged then.
     """
 
     score = "cosine"
     has_concentration = False
+    reads = ()
 
     def __init__(self, cfg, task):
         super().__init__(task)
         if isinstance(task, FairseqTask) and not hasattr(task, TASK_MARK):
             _refuse_softmax("the model that was built (build it before the criterion)")
         check_terms(cfg)
+        if not cfg.contrastive_weight:
+            check_read(cfg, self.reads)
+        if cfg.dispersion_weight and getattr(task, TASK_MARK, None) == "frozen":
+            raise ValueError(
+                f"--dispersion-weight {cfg.dispersion_weight} spreads a learned table, but "
+                "--target-table is a file, whose rows stay as they are; give --target-table "
+                "learned, or leave it out"
+            )
         self.cfg = cfg
         self.sentence_avg = cfg.sentence_avg
         self._calibrating = False
@@ -103,8 +115,6 @@ class ContinuousCriterion(FairseqCriterion):
             ValueError: the model has no continuous output.
         """
         table = continuous_output_of(model).table
-        if self.training:
-            table.follow()
         twice = self.training and self.cfg.consistency_weight > 0
         net_input = sample["net_input"]
         net_output = model(**(doubled(net_input) if twice else net_input))
@@ -115,7 +125,8 @@ class ContinuousCriterion(FairseqCriterion):
             predicted = predicted.float()  # norms and normalisers overflow or lose digits below
         tokens = target[real]  # N
         # one view of the batch, or two that differ in what dropout left out: N x d each
-        views = [view[real] for view in predicted.split(len(target))]
+        count = 2 if twice else 1
+        views = [predicted[start::count][real] for start in range(count)]
         hidden = views[0]
         sentences = target.size(0)
         sample_size = sentences if self.sentence_avg else sample["ntokens"]
@@ -133,6 +144,9 @@ class ContinuousCriterion(FairseqCriterion):
             log.update(self._validation_log(hidden, tokens, table))
         else:
             self._calibrating = False
+            for module in self.children():
+                if isinstance(module, ContrastiveTerm):
+                    module.observe(tokens)
         if reduce:
             return losses.sum(), sample_size, log
         full = losses.new_zeros(target.shape)

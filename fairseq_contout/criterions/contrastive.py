@@ -3,7 +3,7 @@
 from fairseq.criterions import register_criterion
 
 from fairseq_contout.criterions.base import ContinuousCriterion, ContinuousCriterionConfig
-from fairseq_contout.criterions.terms import ContrastiveTerm
+from fairseq_contout.criterions.terms import CONTRASTIVE_OPTIONS, ContrastiveTerm
 
 
 @register_criterion("contrastive", dataclass=ContinuousCriterionConfig)
@@ -11,6 +11,7 @@ class ContrastiveCriterion(ContinuousCriterion):
     """The contrastive loss alone, :class:`fairseq_contout.criterions.terms.ContrastiveTerm`."""
 
     score = "cosine"
+    reads = CONTRASTIVE_OPTIONS
 
     def __init__(self, cfg, task):
         super().__init__(cfg, task)

@@ -9,7 +9,11 @@ from fairseq.dataclass import ChoiceEnum
 from torch import Tensor
 
 from fairseq_contout import knn
-from fairseq_contout.criterions.base import ContinuousCriterion, ContinuousCriterionConfig
+from fairseq_contout.criterions.base import (
+    TASK_MARK,
+    ContinuousCriterion,
+    ContinuousCriterionConfig,
+)
 from fairseq_contout.criterions.terms import LearnedScale
 from fairseq_contout.losses import (
     contrastive_loss,
@@ -79,6 +83,16 @@ def _check(cfg):
         if not kept:
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(f"{flag} must be {rule}, but is {getattr(cfg, name)}")
+    for name, weight in (
+        ("neighbour_table", "neighbour_smoothing"),
+        ("hybrid_loss", "hybrid_weight"),
+    ):
+        default = str(HybridCriterionConfig.__dataclass_fields__[name].default)
+        if str(getattr(cfg, name)) != default and not getattr(cfg, weight):
+            raise ValueError(
+                f"--{name.replace('_', '-')} {getattr(cfg, name)} does nothing without "
+                f"--{weight.replace('_', '-')}; give that, or leave it out"
+            )
 
 
 @register_criterion("hybrid", dataclass=HybridCriterionConfig)
@@ -95,10 +109,17 @@ class HybridCriterion(ContinuousCriterion):
     """
 
     score = "cosine"
+    reads = ("label_smoothing", "initial_scale")
 
     def __init__(self, cfg, task):
         super().__init__(cfg, task)
         _check(cfg)
+        frozen = getattr(task, TASK_MARK, None) != "learned"
+        if cfg.neighbour_smoothing and cfg.neighbour_table is None and not frozen:
+            raise ValueError(
+                "--neighbour-smoothing needs a table that does not move, but the target table is "
+                "learned; give --neighbour-table FILE"
+            )
         self.scale = LearnedScale(cfg.initial_scale)
         rows = None
         if cfg.neighbour_table is not None:
@@ -124,14 +145,8 @@ class HybridCriterion(ContinuousCriterion):
     @torch.no_grad()
     def _neighbours(self, target: Tensor, table):
         """Find each target's neighbours: rows ``(N, k)`` and their shares ``(N, k)``."""
-        rows = self.neighbour_rows
-        if rows is None:
-            if table.learned:
-                raise ValueError(
-                    "--neighbour-smoothing needs a table that does not move, but the target table "
-                    "is learned; give --neighbour-table FILE"
-                )
-            rows = table.rows()
+        rows = table.rows() if self.neighbour_rows is None else self.neighbour_rows
+        rows = rows.to(target.device)  # fairseq-validate does not move a criterion
         distinct, back = target.unique(return_inverse=True)
         query = Query(rows[distinct].float())
         count = min(self.cfg.neighbours, int(table.emittable.sum()) - 1)

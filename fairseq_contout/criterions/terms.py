@@ -16,6 +16,10 @@ from fairseq_contout.scores import DEFAULT_SCALE
 SCALE_RANGE = (0.5, 200.0)
 
 
+#: Tokens that the dictionary's counts are worth beside the target tokens seen in training.
+PRIOR_TOKENS = 1000
+
+
 @dataclass
 class TermsConfig(FairseqDataclass):
     """Options of the terms, which every criterion on embeddings has."""
@@ -46,7 +50,7 @@ class TermsConfig(FairseqDataclass):
         },
     )
     label_smoothing: float = field(
-        default=0.0, metadata={"help": "contrastive: label smoothing, 0 <= x < 1"}
+        default=0.0, metadata={"help": "contrastive, hybrid: label smoothing, 0 <= x < 1"}
     )
     additive_margin: float = field(
         default=0.0,
@@ -64,8 +68,8 @@ class TermsConfig(FairseqDataclass):
     initial_scale: float = field(
         default=0.0,
         metadata={
-            "help": "contrastive: inverse temperature at the start of training, which is then "
-            "learned, > 0; 0 takes the default of the score"
+            "help": "contrastive, hybrid: inverse temperature at the start of training, which is "
+            "then learned, > 0; 0 takes the default of the score"
         },
     )
     consistency_weight: float = field(
@@ -120,6 +124,34 @@ def check_terms(cfg):
             )
 
 
+#: Options that only the contrastive loss reads; ``hybrid`` reads those of the second line, too.
+CONTRASTIVE_OPTIONS = (
+    *("sampled_negatives", "negative_power", "no_sampling_correction", "additive_margin"),
+    *("contrastive_synthetic", "label_smoothing", "initial_scale"),
+)
+
+
+def check_read(cfg, read: tuple):
+    """Refuse options of the contrastive loss that nothing would read.
+
+    Args:
+        cfg: options of a criterion without the contrastive term.
+        read: those that the criterion reads itself.
+
+    Raises:
+        ValueError: one of the others is set.
+    """
+    defaults = TermsConfig()
+    for name in CONTRASTIVE_OPTIONS:
+        value = getattr(cfg, name)
+        if name not in read and str(value) != str(getattr(defaults, name)):
+            raise ValueError(
+                f"--{name.replace('_', '-')} {value} shapes the contrastive loss, which is not "
+                "part of this criterion; give --criterion contrastive or --contrastive-weight 1, "
+                "or leave it out"
+            )
+
+
 def all_tokens(target: Tensor) -> Tensor:
     """Gather the target tokens of all processes: ``(N,)`` → ``(M,)``, M ≥ N."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
@@ -168,10 +200,12 @@ class ContrastiveTerm(nn.Module):
         self.cfg = cfg
         self.dictionary = dictionary
         self.scale = LearnedScale(cfg.initial_scale)
+        # Target tokens so far. Integers: a model of half precision leaves them as they are.
+        self.register_buffer("observed", torch.zeros(len(dictionary), dtype=torch.long))
         self._probabilities = None
 
     def _distributions(self, table):
-        # of a row as a token of the text, and as a row drawn
+        # by the dictionary's counts: of a row as a token of the text, and as a row drawn
         if self._probabilities is None or self._probabilities[0].device != table.weight.device:
             counts = torch.tensor(self.dictionary.count, device=table.weight.device)
             self._probabilities = (
@@ -179,6 +213,20 @@ class ContrastiveTerm(nn.Module):
                 unigram(counts, table.emittable, self.cfg.negative_power),
             )
         return self._probabilities
+
+    def _text_share(self, candidates: Tensor, dictionary_share: Tensor) -> Tensor:
+        """Return the probability of rows as target tokens, ``(M,)``, ``(V,)`` → ``(M,)``.
+
+        The dictionary alone does not know it: a joined one counts both languages, and none counts
+        ``</s>`` or ``<unk>``. Its counts stand for the first :data:`PRIOR_TOKENS` tokens.
+        """
+        seen = PRIOR_TOKENS * dictionary_share[candidates] + self.observed[candidates]
+        return seen / (PRIOR_TOKENS + self.observed.sum())
+
+    def observe(self, target: Tensor):
+        """Count the target tokens ``(N,)`` of a batch, once its loss is computed."""
+        tokens = all_tokens(target)
+        self.observed.index_add_(0, tokens, torch.ones_like(tokens))
 
     def forward(self, hidden: Tensor, target: Tensor, table) -> Tensor:
         """Return the loss of each token: predictions ``(N, d)``, tokens ``(N,)`` → ``(N,)``."""
@@ -192,8 +240,9 @@ class ContrastiveTerm(nn.Module):
         positive = torch.searchsorted(candidates, target)
         log_q = candidates.new_zeros(len(candidates), dtype=hidden.dtype)
         if not self.cfg.no_sampling_correction:
-            found = log_inclusion(text[candidates], len(tokens), drawn[candidates], number)
-            # dictionaries do not count </s>, which ends every sentence and is in every batch
+            share = self._text_share(candidates, text)
+            found = log_inclusion(share, len(tokens), drawn[candidates], number)
+            # </s> ends every sentence and is in every batch, also in the first
             log_q = found.masked_fill(candidates.eq(self.dictionary.eos()), 0).to(hidden.dtype)
         logits = table.logits_of(hidden, candidates, scale)
         if self.cfg.additive_margin:
@@ -210,17 +259,21 @@ class ContrastiveTerm(nn.Module):
 
 
 def doubled(net_input: dict) -> dict:
-    """Repeat a batch, so that one pass predicts it twice: each tensor ``(B, …)`` → ``(2 B, …)``."""
+    """Repeat each sentence, so that one pass predicts it twice: tensors ``(B, …)`` → ``(2 B, …)``.
+
+    The copies are neighbours: recurrent encoders want batches sorted by length.
+    """
     return {
-        name: torch.cat((value, value)) if torch.is_tensor(value) else value
+        name: value.repeat_interleave(2, dim=0) if torch.is_tensor(value) else value
         for name, value in net_input.items()
     }
 
 
 def dispersion_term(table, cfg) -> Tensor:
-    """Return the sliced dispersion of a table's rows, or of some of them: a scalar."""
+    """Return the sliced dispersion of a learned table's rows, or of some of them: a scalar."""
     index = table.emittable.nonzero().squeeze(1)
     if len(index) > cfg.dispersion_rows:
         index = index[torch.randperm(len(index), device=index.device)[: cfg.dispersion_rows]]
-    rows = table.rows(index)
+    # gradients flow through these, also where rows are targets that send none back
+    rows = table.input_rows(index)
     return sliced_dispersion(rows, great_circles(rows.size(1), cfg.dispersion_circles, rows))

@@ -123,7 +123,7 @@ def build_table(args, task, embedding: nn.Module, feature_dim: int) -> TargetTab
     else:
         weight = load_table(path, dictionary)
     args.built_table = [path, weight.size(1)]
-    setattr(task, TASK_MARK, True)
+    setattr(task, TASK_MARK, "learned" if path == LEARNED else "frozen")
     if path != LEARNED:
         return TargetTable(weight, dictionary, args.score, scale)
     return LearnedTable(

@@ -102,6 +102,11 @@ def is_tied(args) -> bool:
     )
 
 
+def _is_set(args, option: str) -> bool:
+    value = getattr(args, option, None)
+    return value is not None and value is not False  # 0.0 is a value, and equal to False
+
+
 def check_options(args):
     """Check the options, alone and beside each other.
 
@@ -129,7 +134,7 @@ def check_options(args):
         "table_lr_scale",
         "stop_gradient_targets",
     ):
-        if getattr(args, option, None) not in (None, False) and not learned:
+        if _is_set(args, option) and not learned:
             raise ValueError(
                 f"--{option.replace('_', '-')} {getattr(args, option)} shapes a learned table, but "
                 f"--target-table is {getattr(args, 'target_table', None)}; give --target-table "
@@ -137,12 +142,19 @@ def check_options(args):
             )
     reads = is_tied(args) or getattr(args, "decoder_input", None) == "table"
     for option in ("table_ema", "stop_gradient_targets"):
-        if getattr(args, option, None) not in (None, False) and not reads:
+        if _is_set(args, option) and not reads:
             raise ValueError(
                 f"with --{option.replace('_', '-')} a table learns as the decoder's input alone, "
                 "but the decoder does not read it; give --share-decoder-input-output-embed, "
                 "--share-all-embeddings or --decoder-input table"
             )
+    many = (getattr(args, "distributed_world_size", None) or 1) > 1
+    if learned and not reads and many and getattr(args, "find_unused_parameters", False):
+        raise ValueError(
+            "--find-unused-parameters takes a learned table that the decoder does not read for "
+            "unused, since the criterion alone reads it; leave the flag out, or tie the table with "
+            "--share-decoder-input-output-embed"
+        )
     _check_ranges(args)
     optimizer = getattr(args, "optimizer", None)
     if getattr(args, "table_lr_scale", None) and optimizer not in (None, *SCALE_FREE):
