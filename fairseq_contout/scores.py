@@ -10,7 +10,8 @@ score              logit of row e given h            criterions
 =================  ================================  =========================================
 ``dot``            τ h·e, so that κ = ||h|| acts     ``vmf``
                    as an inverse temperature
-``cosine``         τ cos(h, e)                       ``cosine``, ``margin``, ``syn_margin``
+``cosine``         τ cos(h, e)                       ``cosine``, ``margin``, ``syn_margin``,
+                                                     ``contrastive``, ``hybrid``
 ``l2``             -τ/2 ||h - e||² up to a           ``l2``
                    constant of h, that is τ h·e
 ``power_spherical``  τ κ log(1 + cos(h, e))          ``power_spherical``
