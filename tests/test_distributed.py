@@ -2,13 +2,36 @@
 
 import os
 import socket
+from argparse import Namespace
 
 import pytest
 import torch
 import torch.multiprocessing as mp
-from factory import collate, make_criterion, make_dictionary, make_model
+from factory import FakeTask, collate, make_criterion, make_dictionary, make_model
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
+#: criterions over a frozen table; -tied and -untied: over a learned one
 NAMES = ("cosine", "vmf", "margin", "syn_margin", "power_spherical", "l2", "contrastive")
+NAMES += ("contrastive-tied", "contrastive-untied")
+
+
+def build(place, dictionary, name):
+    """Return a model and its criterion."""
+    criterion = make_criterion(name.split("-")[0], dictionary)
+    if "-" not in name:
+        return make_model(place, dictionary, name), criterion
+    arch = "continuous_transformer_tiny"
+    args = Namespace(arch=arch, criterion="contrastive", target_table="learned", dropout=0.0)
+    args.share_decoder_input_output_embed = name.endswith("-tied")
+    ARCH_CONFIG_REGISTRY[arch](args)
+    torch.manual_seed(1)
+    return ARCH_MODEL_REGISTRY[arch].build_model(args, FakeTask(dictionary)), criterion
+
+
+def unwrapped(module):
+    while hasattr(module, "module"):
+        module = module.module
+    return module
 
 
 def sentences():
@@ -18,7 +41,8 @@ def sentences():
 
 def train(model, criterion, samples, processes):
     """One update as fairseq's trainer makes it: gradients over the joint sample size, then SGD."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    learned = [*model.parameters(), *criterion.parameters()]
+    optimizer = torch.optim.SGD(learned, lr=0.1)
     losses = 0.0
     for sample in samples:
         loss, size, _ = criterion(model, sample)
@@ -27,15 +51,19 @@ def train(model, criterion, samples, processes):
         total = torch.tensor([float(size), losses])
     if processes > 1:
         torch.distributed.all_reduce(total)
-    for parameter in model.parameters():
+    for parameter in learned:
         # DDP averages over the processes; fairseq multiplies by their number and divides by size
         parameter.grad.mul_(processes / total[0])
     optimizer.step()
     return total[1].item()
 
 
-def parameters(model):
-    return {n: p.detach().clone() for n, p in model.named_parameters()}
+def state(model, criterion):
+    """Return all that an update changes, by name: parameters, and a criterion's counts."""
+    model, criterion = unwrapped(model), unwrapped(criterion)
+    found = dict(model.named_parameters())
+    found.update({f"criterion.{n}": value for n, value in criterion.state_dict().items()})
+    return {name: value.detach().clone() for name, value in found.items()}
 
 
 def work(rank, port, folder, names):
@@ -50,13 +78,16 @@ def work(rank, port, folder, names):
     for name in names:
         place = Path(folder) / f"{name}{rank}"
         place.mkdir()
-        module = make_model(place, dictionary, name)
-        # fairseq's own wrapping of torch's DDP
-        model = ModuleProxyWrapper(torch.nn.parallel.DistributedDataParallel(module))
+        model, criterion = build(place, dictionary, name)
+        # fairseq's own wrapping of torch's DDP, which it gives a criterion with parameters, too
+        model = ModuleProxyWrapper(torch.nn.parallel.DistributedDataParallel(model))
+        if list(criterion.parameters()):
+            criterion = ModuleProxyWrapper(torch.nn.parallel.DistributedDataParallel(criterion))
         sample = collate(dictionary, sentences()[2 * rank : 2 * rank + 2])
-        loss = train(model, make_criterion(name, dictionary), [sample], 2)
+        loss = train(model, criterion, [sample], 2)
         if rank == 0:
-            torch.save((loss, parameters(module)), Path(folder) / f"{name}.pt")
+            changed = state(model, criterion)
+            torch.save((loss, changed), Path(folder) / f"{name}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -67,13 +98,17 @@ def test_two_processes_equal_one(tmp_path):
     mp.spawn(work, args=(port, str(tmp_path), NAMES), nprocs=2)
     dictionary = make_dictionary()
     for name in NAMES:
-        model = make_model(tmp_path, dictionary, name)
-        before = parameters(model)
+        model, criterion = build(tmp_path, dictionary, name)
+        before = state(model, criterion)
         sample = collate(dictionary, sentences())
-        loss = train(model, make_criterion(name, dictionary), [sample], 1)
+        loss = train(model, criterion, [sample], 1)
         joint_loss, joint = torch.load(tmp_path / f"{name}.pt", weights_only=True)
         assert joint_loss == pytest.approx(loss, rel=1e-5), name
-        after = parameters(model)
+        after = state(model, criterion)
         assert any(not torch.equal(before[n], after[n]) for n in after)
+        assert after.keys() == joint.keys()
+        if name.startswith("contrastive"):
+            assert after["criterion.term.scale.log_scale"] != 0
+            assert after["criterion.term.observed"].sum() == sample["ntokens"]
         for key, value in after.items():
             torch.testing.assert_close(joint[key], value, rtol=1e-4, atol=1e-6, msg=f"{name} {key}")
