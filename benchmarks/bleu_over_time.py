@@ -10,13 +10,13 @@ little. Prints a table; --json and --plot write files.
 """
 
 import argparse
-import json
-import logging
 import subprocess
 import sys
 import sysconfig
 import tempfile
 from pathlib import Path
+
+from output import draw, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "lib"))
@@ -112,15 +112,8 @@ def measure(arguments) -> list:
     return rows
 
 
-def plot(rows, path, first):
+def paint(axes, rows, first):
     """Draw BLEU over cost, a line for each training."""
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq's logging shows it all
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     styles = ["o-", "s-", "^-", "d-", "v-"]
     for number, name in enumerate(dict.fromkeys(row["method"] for row in rows)):
         own = [row for row in rows if row["method"] == name]
@@ -140,7 +133,6 @@ def plot(rows, path, first):
     axes.set_xlabel(f"training time, in updates of {first}")
     axes.set_ylabel("BLEU")
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
 
 
 def main():
@@ -172,10 +164,8 @@ def main():
         parser.error(f"--cost names {', '.join(sorted(unknown))}, which no --run names")
     sys.path.insert(0, str(ROOT))
     rows = measure(arguments)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")
-    if arguments.plot:
-        plot(rows, arguments.plot, arguments.run[0][0])
+    write_json(rows, arguments.json)
+    draw(arguments.plot, (7, 4), lambda axes: paint(axes, rows, arguments.run[0][0]))
 
 
 if __name__ == "__main__":

@@ -16,13 +16,12 @@ nats per token, and accuracy. A weight of 0 means that the correction only harms
 """
 
 import argparse
-import json
-import logging
 import math
 import sys
 from pathlib import Path
 
 import torch
+from output import draw, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
@@ -114,19 +113,11 @@ def measure(arguments):
     return rows
 
 
-def plot(rows, path):
+def paint(axes, rows):
     """Draw the nats per token as bars."""
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq's logging shows it all
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 2.5), layout="constrained")
     axes.barh([row["method"] for row in rows], [row["nats"] for row in rows], color="#4477aa")
     axes.invert_yaxis()
     axes.set_xlabel("nats per token, held out (less is better)")
-    figure.savefig(path, dpi=150)
 
 
 def main():
@@ -146,10 +137,8 @@ def main():
     import fairseq_contout  # noqa: F401  lets torch >= 2.6 load fairseq's checkpoints
 
     rows = measure(arguments)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")
-    if arguments.plot:
-        plot(rows, arguments.plot)
+    write_json(rows, arguments.json)
+    draw(arguments.plot, (6, 2.5), lambda axes: paint(axes, rows))
 
 
 if __name__ == "__main__":

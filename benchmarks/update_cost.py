@@ -7,14 +7,13 @@ files. Ratios are medians over batches of (recipe / softmax).
 """
 
 import argparse
-import json
-import logging
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
+from output import draw, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = {
@@ -110,23 +109,15 @@ def measure(arguments, extra):
     return rows
 
 
-def plot(rows, path):
+def paint(axes, rows):
     """Draw the ratios with their quartiles."""
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq's logging shows it all
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     names, ratios = [r["method"] for r in rows], [r["ratio"] for r in rows]
     low = [r["ratio"] - r["ratio_quartiles"][0] for r in rows]
     high = [r["ratio_quartiles"][1] - r["ratio"] for r in rows]
-    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
     axes.barh(names, ratios, xerr=[low, high], color="#4477aa", ecolor="#222222", capsize=3)
     axes.axvline(1, color="#222222", linewidth=0.8)
     axes.invert_yaxis()
     axes.set_xlabel("time of an update relative to the softmax's (median, quartiles)")
-    figure.savefig(path, dpi=150)
 
 
 def main():
@@ -155,10 +146,8 @@ def main():
             f"{row['method']:16} {row['seconds']:8.3f} {row['ratio']:6.3f} "
             f"{low:6.3f}-{high:.3f} {row['learned_parameters']:10,}"
         )
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")
-    if arguments.plot:
-        plot(rows, arguments.plot)
+    write_json(rows, arguments.json)
+    draw(arguments.plot, (7, 3.5), lambda axes: paint(axes, rows))
 
 
 if __name__ == "__main__":

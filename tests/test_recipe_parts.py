@@ -237,6 +237,14 @@ def test_training_ends_with_the_script_that_started_it(tmp_path):
     assert stats["runs"] == 1 and stats["seconds"] > 0
 
 
+def test_training_keeps_the_memory_it_has(tmp_path, monkeypatch):
+    command = [sys.executable, LIB / "train.py", "--stats", tmp_path / "s", "--save-dir", tmp_path]
+    show = [*command, "--", "printenv", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"]
+    monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "5")  # what the user says comes first
+    assert subprocess.run(show, check=True, capture_output=True).stdout == b"0\n5\n"
+
+
 def test_training_mends_a_checkpoint_that_was_cut_off(tmp_path):
     # torch.save writes zip archives
     recipe_data.zipped(tmp_path / "checkpoint_best.pt", {"data.pkl": bytes(range(256))})

@@ -10,25 +10,16 @@ set -euo pipefail
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
+# shellcheck source=../lib/small.sh
+. "$LIB/small.sh"
+
 SET=demo SOURCE_LANG=es TARGET_LANG=en TEST_NAME=demo-test
-LOWERCASE=1 MAX_LENGTH=60 MAX_RATIO=3
-: "${RECIPE:=contrastive-frozen}" "${OUT_DIR:=demo-out}" "${SUBWORDS:=4000}" "${TABLE_DIM:=128}"
+MAX_LENGTH=60 MAX_RATIO=3
+: "${RECIPE:=contrastive-frozen}" "${OUT_DIR:=demo-out}" "${SUBWORDS:=4000}"
 : "${FASTTEXT_EPOCHS:=5}" "${DATA_DIR:=$EXAMPLES/demo/data}"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
-# vectors of fastText share a direction; random ones do not
-[ "${TABLE_SOURCE:=fasttext}" != fasttext ] || : "${TABLE_OPTIONS=--center}"
-PREPROCESS_OPTIONS=(--joined-dictionary)
-
-CONTINUOUS_ARCH=continuous_transformer CONTINUOUS_OPTIONS=(--decoder-input encoder)
-SOFTMAX_ARCH=transformer SOFTMAX_OPTIONS=(--share-all-embeddings)
-MODEL_OPTIONS=(--encoder-layers 3 --decoder-layers 3
-  --encoder-embed-dim 128 --decoder-embed-dim 128
-  --encoder-ffn-embed-dim 512 --decoder-ffn-embed-dim 512
-  --encoder-attention-heads 4 --decoder-attention-heads 4 --dropout 0.1)
 # --stop-time-hours: on a slow machine the demonstration is worse, not longer
-TRAIN_OPTIONS=(--optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
-  --lr 3e-3 --lr-scheduler inverse_sqrt --warmup-updates 400 --warmup-init-lr 1e-7
-  --max-tokens 4096 --max-epoch 8 --stop-time-hours 0.16)
+TRAIN_OPTIONS+=(--max-epoch 8 --stop-time-hours 0.16)
 
 corpus() {
   local split lang

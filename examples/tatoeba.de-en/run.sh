@@ -15,22 +15,13 @@ set -euo pipefail
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
-SET=tatoeba.de-en SOURCE_LANG=de TARGET_LANG=en TEST_NAME=tatoeba-test
-LOWERCASE=1 MAX_RATIO=3
-: "${SUBWORDS:=8000}" "${TABLE_DIM:=128}" "${FASTTEXT_EPOCHS:=10}"
-# vectors of fastText share a direction; random ones do not
-[ "${TABLE_SOURCE:=fasttext}" != fasttext ] || : "${TABLE_OPTIONS=--center}"
-PREPROCESS_OPTIONS=(--joined-dictionary)
+# shellcheck source=../lib/small.sh
+. "$LIB/small.sh"
 
-CONTINUOUS_ARCH=continuous_transformer CONTINUOUS_OPTIONS=(--decoder-input encoder)
-SOFTMAX_ARCH=transformer SOFTMAX_OPTIONS=(--share-all-embeddings)
-MODEL_OPTIONS=(--encoder-layers 3 --decoder-layers 3
-  --encoder-embed-dim 128 --decoder-embed-dim 128
-  --encoder-ffn-embed-dim 512 --decoder-ffn-embed-dim 512
-  --encoder-attention-heads 4 --decoder-attention-heads 4 --dropout 0.1)
-TRAIN_OPTIONS=(--optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
-  --lr 3e-3 --lr-scheduler inverse_sqrt --warmup-updates 400 --warmup-init-lr 1e-7
-  --max-tokens 4096 --max-epoch 8)
+SET=tatoeba.de-en SOURCE_LANG=de TARGET_LANG=en TEST_NAME=tatoeba-test
+MAX_RATIO=3
+: "${SUBWORDS:=8000}" "${FASTTEXT_EPOCHS:=10}"
+TRAIN_OPTIONS+=(--max-epoch 8)
 
 corpus() {
   local url=https://www.manythings.org/anki/deu-eng.zip split lang
