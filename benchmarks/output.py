@@ -13,6 +13,11 @@ def write_json(rows: list, path):
 
 def draw(path, size: tuple, paint):
     """Let ``paint(axes)`` draw a figure of ``size`` inches and save it; nothing without a path."""
+    draw_several(path, size, 1, lambda axes: paint(axes[0]))
+
+
+def draw_several(path, size: tuple, panels: int, paint):
+    """Let ``paint([axes, …])`` draw panels side by side and save them; nothing without a path."""
     if not path:
         return
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq's logging shows it all
@@ -21,6 +26,6 @@ def draw(path, size: tuple, paint):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
-    paint(axes)
+    figure, axes = plt.subplots(1, panels, figsize=size, layout="constrained", squeeze=False)
+    paint(list(axes[0]))
     figure.savefig(path, dpi=150)

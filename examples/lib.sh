@@ -10,7 +10,7 @@ set -euo pipefail
 GIVEN=
 for name in SEED PREP_SEED SUBWORDS SUBWORD_METHOD TOKENIZE LOWERCASE MAX_LENGTH MAX_RATIO SCORE \
   TABLE_SOURCE TABLE_DIM TABLE_OPTIONS VECTORS FASTTEXT_EPOCHS FASTTEXT_THREADS LABEL_SMOOTHING \
-  VALID_EVERY MODEL SIZE BEAM CHECKPOINT AVERAGE GENERATE_OPTIONS; do
+  VALID_EVERY MODEL SIZE BEAM CHECKPOINT AVERAGE LENPEN GENERATE_OPTIONS; do
   [ -z "${!name+set}" ] || GIVEN+="$name=$(printf %q "${!name}") "
 done
 
@@ -35,9 +35,10 @@ usage: [DATA_DIR=FOLDER] examples/$SET/run.sh RECIPE OUT_DIR [more fairseq-train
 
 Trains $SOURCE_LANG → $TARGET_LANG on $SET, decodes its test set and prints one JSON object.
 
-RECIPE      softmax (fairseq's own architecture and criterion), contrastive (the target table is
-            learned), or with a frozen table contrastive-frozen, cosine, l2, vmf, vmf-authors,
-            margin, margin-batch, syn-margin or power-spherical
+RECIPE      softmax (fairseq's own architecture and criterion); with a learned target table best,
+            contrastive, hybrid, cosine-learned (collapses); with a frozen one best-frozen,
+            contrastive-frozen, cosine, l2, vmf, vmf-authors, margin, margin-batch, syn-margin or
+            power-spherical
 OUT_DIR     checkpoints, logs, translations and results.jsonl; the same call again continues, and one
             with a larger --max-epoch or --max-update trains longer
 
@@ -53,18 +54,20 @@ environment (default):
   VECTORS       fastText .bin, or .vec or .txt file to build the table from; unset: train fastText
   FASTTEXT_EPOCHS ($FASTTEXT_EPOCHS)  FASTTEXT_THREADS ($FASTTEXT_THREADS; more than 1 is faster, not repeatable)
   BEAM ($BEAM)  GENERATE_OPTIONS  more fairseq-generate options
+  LENPEN ($LENPEN)   length penalty of the beam search, or several (0.6,1,2): the one with the best BLEU
+                on the validation data is taken
   CHECKPOINT ($CHECKPOINT: best, last, or average: the mean of the last epochs')  AVERAGE ($AVERAGE epochs)
   PYTHON        interpreter that has fairseq ($PYTHON)
 USAGE
 }
 
 recipe_defaults() {
-  : "${SEED:=1}" "${PREP_SEED:=1}" "${BEAM:=5}" "${CHECKPOINT:=best}" "${AVERAGE:=5}" "${GENERATE_OPTIONS:=}"
+  : "${SEED:=1}" "${PREP_SEED:=1}" "${BEAM:=5}" "${CHECKPOINT:=best}" "${AVERAGE:=5}" "${LENPEN:=1}"
   : "${SUBWORD_METHOD:=bpe}" "${SUBWORDS:=8000}" "${TOKENIZE:=1}" "${LOWERCASE:=0}"
   : "${MAX_LENGTH:=175}" "${MAX_RATIO:=1.5}" "${VALID_EVERY:=0}" "${SCORE:=detokenized}"
   : "${TABLE_SOURCE:=fasttext}" "${TABLE_DIM:=300}" "${TABLE_OPTIONS:=}" "${VECTORS:=}"
   : "${FASTTEXT_EPOCHS:=5}" "${FASTTEXT_THREADS:=1}" "${TEST_SETS:=}" "${DATA_DIR:=}"
-  : "${DATA_URL:=}" "${WORKERS:=2}"
+  : "${DATA_URL:=}" "${WORKERS:=2}" "${GENERATE_OPTIONS:=}"
 }
 
 # Read RECIPE OUT_DIR and the rest; set OUT_DIR, PREP_DIR, EXTRA (an array) and absolute paths.
@@ -88,6 +91,7 @@ recipe_arguments() {
     *) die "CHECKPOINT must be best, last or average, but is $CHECKPOINT" ;;
   esac
   [[ $AVERAGE =~ ^[1-9][0-9]*$ ]] || die "AVERAGE must be a number of epochs, 1 or more, but is $AVERAGE"
+  [[ $LENPEN =~ ^[0-9.]+(,[0-9.]+)*$ ]] || die "LENPEN must be a number, or several with commas between them, but is $LENPEN"
   case $SUBWORD_METHOD in
     bpe | sentencepiece | none) ;;
     *) die "SUBWORD_METHOD must be bpe, sentencepiece or none, but is $SUBWORD_METHOD" ;;

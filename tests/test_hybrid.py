@@ -11,8 +11,19 @@ from fairseq.data import Dictionary
 
 from fairseq_contout.criterions.base import TASK_MARK
 from fairseq_contout.criterions.hybrid import HYBRID_LOSSES
+from fairseq_contout.criterions.margin import informative_margin
 from fairseq_contout.learned_table import LearnedTable
-from fairseq_contout.losses import contrastive_loss, neighbour_term
+from fairseq_contout.losses import (
+    contrastive_loss,
+    cosine_loss,
+    l2_loss,
+    margin_loss,
+    neighbour_term,
+    power_spherical_loss,
+    synthetic_negative,
+    vmf_authors_loss,
+    vmf_loss,
+)
 from fairseq_contout.target_table import TargetTable, normalize_rows, save_table
 
 #: cross-entropy alone
@@ -44,6 +55,17 @@ def test_alone_it_is_a_softmax_over_the_table(smoothing, tmp_path, dictionary):
     torch.testing.assert_close(losses, expected)
 
 
+#: each loss beside the cross-entropy, of predictions and their rows
+OF_ROWS = {
+    "cosine": cosine_loss,
+    "l2": l2_loss,
+    "power_spherical": power_spherical_loss,
+    "syn_margin": lambda h, e: margin_loss(h, e, synthetic_negative(h, e)),
+    "vmf": vmf_loss,
+    "vmf_authors": vmf_authors_loss,
+}
+
+
 @pytest.mark.parametrize("name", sorted(HYBRID_LOSSES))
 def test_a_loss_on_embeddings_is_added(name, tmp_path, dictionary):
     model, sample = make_model(tmp_path, dictionary, "hybrid"), make_batch(dictionary)
@@ -51,8 +73,12 @@ def test_a_loss_on_embeddings_is_added(name, tmp_path, dictionary):
     both, hidden, target, table = by_token(
         model, sample, dictionary, hybrid_loss=name, hybrid_weight=0.7
     )
-    added = HYBRID_LOSSES[name](hidden, table.rows(target))
+    if name == "margin":  # it looks for its negative in the table
+        added = informative_margin(hidden, target, table)
+    else:
+        added = OF_ROWS[name](hidden, table.rows(target))
     torch.testing.assert_close(both, alone + 0.7 * added)
+    assert added.abs().sum() > 0
 
 
 def test_neighbours_by_hand(tmp_path, dictionary):

@@ -35,9 +35,9 @@ SETS = {
         recipe_data.multi30k,
         TRANSFORMER,
         "test_2016_flickr",
-        "cosine",
+        "cosine-learned",
     ),
-    "tatoeba": ("tatoeba.de-en", recipe_data.tatoeba, TRANSFORMER, "tatoeba-test", "margin"),
+    "tatoeba": ("tatoeba.de-en", recipe_data.tatoeba, TRANSFORMER, "tatoeba-test", "hybrid"),
     "iwslt14": (
         "iwslt14.de-en",
         recipe_data.iwslt14,
@@ -52,10 +52,19 @@ SETS = {
         "iwslt14-test",
         "syn-margin",
     ),
+    "iwslt14-small": (
+        "iwslt14.de-en",
+        recipe_data.iwslt14_prepared,
+        TRANSFORMER,
+        "iwslt14-test",
+        "best",
+    ),
     "iwslt16": ("iwslt16.fr-en", recipe_data.iwslt16, LSTM, "tst2015+tst2016", "vmf-authors"),
     "wmt16": ("wmt16.ro-en", recipe_data.wmt16, TRANSFORMER, "newstest2016", "contrastive"),
     "wmt14": ("wmt14.en-de", recipe_data.wmt14, TRANSFORMER, "newstest2014", "power-spherical"),
 }
+#: environment of a set
+MORE = {"iwslt14-small": {"SIZE": "small"}}
 
 
 def check(result, recipe, test_set):
@@ -73,7 +82,7 @@ def check(result, recipe, test_set):
 def test_recipe(tmp_path, name):
     folder, layout, options, test_set, recipe = SETS[name]
     layout(tmp_path / "data with blanks", 300)
-    shared = {"PREP_DIR": tmp_path / "prep"}
+    shared = {"PREP_DIR": tmp_path / "prep", **MORE.get(name, {})}
     more = {**shared, "DATA_DIR": tmp_path / "data with blanks"}
     softmax = results(run(folder, "softmax", tmp_path / "softmax", *options, **more))
     check(softmax[0], "softmax", test_set)
@@ -89,10 +98,13 @@ def test_recipe(tmp_path, name):
 def test_average_of_the_last_epochs(tmp_path, recipe):
     recipe_data.multi30k(tmp_path / "data", 300)
     more = {"DATA_DIR": tmp_path / "data", "CHECKPOINT": "average", "AVERAGE": 2}
+    more["LENPEN"] = "0.5,2"  # one of them, by the validation data
     options = [*TRANSFORMER, "--max-epoch", "3", "--max-update", "99", "--batch-size", "150"]
     out = tmp_path / "out"
     found = results(run("multi30k.de-en", recipe, out, *options, **more))[0]
-    assert " CHECKPOINT=average AVERAGE=2 " in found["command"]
+    assert " CHECKPOINT=average AVERAGE=2 LENPEN=0.5\\,2 " in found["command"]
+    assert found["lenpen"] in (0.5, 2)
+    assert (out / "decode" / "valid-lenpen0.5.beam5.log").exists()
     kept = sorted(path.name for path in (out / "checkpoints").glob("checkpoint[0-9]*.pt"))
     assert kept == ["checkpoint2.pt", "checkpoint3.pt"]
     means = load_weights(out / "checkpoints" / "checkpoint_average.pt")

@@ -10,12 +10,20 @@ recipe_options() {
       OUTPUT=softmax
       CRITERION=(--criterion label_smoothed_cross_entropy --label-smoothing "${LABEL_SMOOTHING:-0.1}")
       ;;
-    contrastive)
+    contrastive | best) # best: what docs/ablations.md found with a learned table
       OUTPUT=learned
       CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
       ;;
-    contrastive-frozen)
+    contrastive-frozen | best-frozen)
       CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
+      ;;
+    hybrid)
+      OUTPUT=learned
+      CRITERION=(--criterion hybrid --label-smoothing "${LABEL_SMOOTHING:-0.1}")
+      ;;
+    cosine-learned) # collapses: to be run with a guard
+      OUTPUT=learned
+      CRITERION=(--criterion cosine)
       ;;
     cosine) CRITERION=(--criterion cosine) ;;
     l2) CRITERION=(--criterion l2) ;;
@@ -25,7 +33,7 @@ recipe_options() {
     margin-batch) CRITERION=(--criterion margin --negatives batch) ;;
     syn-margin) CRITERION=(--criterion syn_margin) ;;
     power-spherical) CRITERION=(--criterion power_spherical) ;;
-    *) die "RECIPE must be one of softmax, contrastive, contrastive-frozen, cosine, l2, vmf, vmf-authors, margin, margin-batch, syn-margin, power-spherical, but is $1" ;;
+    *) die "RECIPE must be one of softmax, best, best-frozen, contrastive, hybrid, cosine-learned, contrastive-frozen, cosine, l2, vmf, vmf-authors, margin, margin-batch, syn-margin, power-spherical, but is $1" ;;
   esac
 }
 
@@ -91,12 +99,12 @@ average() {
     "$PYTHON" "$LIB/average.py" --output "$WEIGHTS" "${files[@]}"
 }
 
-# decode NAME BIN_DIR BEAM: translations to OUT_DIR/decode/NAME.beamN.log
+# decode NAME BIN_DIR BEAM LENPEN [SUBSET]: translations to OUT_DIR/decode/NAME.beamN.log
 decode() {
-  local name=$1 data=$2 beam=$3 options
+  local name=$1 data=$2 beam=$3 lenpen=$4 subset=${5:-test} options
   # with its default multiple of 8, fairseq 0.12.3 silently leaves out the sentences that are over
-  options=(--source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG" --gen-subset test
-    --beam "$beam" --batch-size "${DECODE_BATCH:-64}" --required-batch-size-multiple 1)
+  options=(--source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG" --gen-subset "$subset"
+    --beam "$beam" --lenpen "$lenpen" --batch-size "${DECODE_BATCH:-64}" --required-batch-size-multiple 1)
   case $SUBWORD_METHOD in
     bpe) options+=(--remove-bpe) ;;
     sentencepiece) options+=(--remove-bpe=sentencepiece) ;;
@@ -104,7 +112,7 @@ decode() {
   # shellcheck disable=SC2206 # a list of options, split on blanks on purpose
   options+=($GENERATE_OPTIONS)
   stage_again "$OUT_DIR" "decode-$name-beam$beam" \
-    "${options[*]} model=$(checksum "$WEIGHTS") data=$(checksum "$data"/test.*.bin)" \
+    "${options[*]} model=$(checksum "$WEIGHTS") data=$(checksum "$data/$subset".*.bin)" \
     run_decoding "$data" "$OUT_DIR/decode/$name.beam$beam.log" "${options[@]}"
 }
 
@@ -122,6 +130,20 @@ run_decoding() {
   mv -f "$log.tmp" "$log"
 }
 
+# Set BEST_LENPEN: LENPEN, or where it is several, the one whose translations of the validation data
+# have the highest BLEU over tokens.
+tune_lenpen() {
+  local value logs=()
+  BEST_LENPEN=$LENPEN
+  [[ $LENPEN == *,* ]] || return 0
+  for value in ${LENPEN//,/ }; do
+    decode "valid-lenpen$value" "$BIN_DIR" "$BEAM" "$value" valid
+    logs+=("$value=$OUT_DIR/decode/valid-lenpen$value.beam$BEAM.log")
+  done
+  BEST_LENPEN=$("$PYTHON" "$LIB/lenpen.py" --reference "$PREP_DIR/clean/valid.$TARGET_LANG" "${logs[@]}")
+  say "length penalty $BEST_LENPEN is the best on the validation data"
+}
+
 # The command that gets the result again, for a shell.
 recipe_command() {
   if [ "$SET" = demo ]; then # it reads both from the environment
@@ -135,7 +157,7 @@ recipe_command() {
 # score NAME REFERENCE TITLE FOLDER: one JSON line to OUT_DIR/decode/NAME.json
 score() {
   local options=(--recipe "$RECIPE" --seed "$SEED" --test-set "$3" --target-lang "$TARGET_LANG")
-  options+=(--command "$(recipe_command)")
+  options+=(--command "$(recipe_command)" --lenpen "$BEST_LENPEN")
   case $OUTPUT in
     learned) options+=(--table learned) ;;
     frozen) options+=(--table "$(basename "$TABLE" .safetensors)") ;;
@@ -168,8 +190,8 @@ check_test_sets() {
 
 # evaluate_one NAME BIN_DIR FOLDER TITLE: FOLDER holds the test set as published and as tokenised
 evaluate_one() {
-  decode "$1" "$2" "$BEAM"
-  decode "$1" "$2" 1
+  decode "$1" "$2" "$BEAM" "$BEST_LENPEN"
+  decode "$1" "$2" 1 1 # one hypothesis: there is nothing to weigh
   score "$1" "$(reference "$3")" "$4" "$3"
 }
 
@@ -178,6 +200,7 @@ evaluate() {
   WEIGHTS="$OUT_DIR/checkpoints/checkpoint_$CHECKPOINT.pt"
   [ "$CHECKPOINT" != average ] || average
   [ -f "$WEIGHTS" ] || die "$WEIGHTS does not exist although the training ended; train without options that save nothing"
+  tune_lenpen
   IFS=, read -r -a prefixes <<<"$TEST_SETS"
   for prefix in ${prefixes[@]+"${prefixes[@]}"}; do
     name=${prefix##*/}

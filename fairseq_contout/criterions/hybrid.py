@@ -14,6 +14,7 @@ from fairseq_contout.criterions.base import (
     ContinuousCriterion,
     ContinuousCriterionConfig,
 )
+from fairseq_contout.criterions.margin import informative_margin, synthetic_margin
 from fairseq_contout.criterions.terms import LearnedScale
 from fairseq_contout.losses import (
     contrastive_loss,
@@ -21,17 +22,28 @@ from fairseq_contout.losses import (
     l2_loss,
     neighbour_term,
     power_spherical_loss,
+    vmf_authors_loss,
     vmf_loss,
 )
 from fairseq_contout.scores import Query
 from fairseq_contout.table_file import load_table
 
-#: What ``--hybrid-loss`` names, with the losses' default options.
+
+def _of_rows(loss):
+    """Turn a loss of predictions and rows into one of predictions, tokens and the table."""
+    return lambda hidden, target, table: loss(hidden, table.rows(target))
+
+
+#: What ``--hybrid-loss`` names: predictions ``(N, d)``, tokens ``(N,)``, table → ``(N,)``, with the
+#: losses' default options.
 HYBRID_LOSSES = {
-    "cosine": cosine_loss,
-    "l2": l2_loss,
-    "vmf": vmf_loss,
-    "power_spherical": power_spherical_loss,
+    "cosine": _of_rows(cosine_loss),
+    "l2": _of_rows(l2_loss),
+    "margin": informative_margin,
+    "power_spherical": _of_rows(power_spherical_loss),
+    "syn_margin": synthetic_margin,
+    "vmf": _of_rows(vmf_loss),
+    "vmf_authors": _of_rows(vmf_authors_loss),
 }
 
 
@@ -134,7 +146,7 @@ class HybridCriterion(ContinuousCriterion):
         losses = contrastive_loss(logits, positive, none, self.cfg.label_smoothing)
         if self.cfg.hybrid_weight:
             loss = HYBRID_LOSSES[str(self.cfg.hybrid_loss)]
-            losses = losses + self.cfg.hybrid_weight * loss(hidden, table.rows(target))
+            losses = losses + self.cfg.hybrid_weight * loss(hidden, target, table)
         if self.cfg.neighbour_smoothing:
             index, weights = self._neighbours(target, table)
             near = torch.searchsorted(columns, index)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from fairseq.criterions import register_criterion
 from fairseq.dataclass import ChoiceEnum
+from torch import Tensor
 
 from fairseq_contout import knn
 from fairseq_contout.criterions.base import ContinuousCriterion, ContinuousCriterionConfig
@@ -59,13 +60,52 @@ def _check_margin(margin: float):
         )
 
 
+def informative_margin(
+    hidden: Tensor, target: Tensor, table, margin: float = 0.5, negatives: str = "table"
+) -> Tensor:
+    """Return the margin loss against the negative that argmax_j cos(h, e_j) - cos(e, e_j) picks.
+
+    Args:
+        hidden: predictions ``(N, d)``.
+        target: their tokens ``(N,)``.
+        table: the target table.
+        margin: γ of :func:`fairseq_contout.losses.margin_loss`.
+        negatives: where the negative is sought: ``table``, or ``batch`` for the targets alone.
+
+    Returns:
+        ``(N,)``.
+    """
+    rows = table.rows(target)
+    with torch.no_grad():  # the negative is chosen, not moved
+        direction = informative_direction(hidden, rows)
+        if negatives == "batch":
+            distinct, own = target.unique(return_inverse=True)
+            found = distinct[batch_negatives(direction, table.rows(distinct), own)]
+        else:
+            # the two nearest: one of them is not the target
+            near = knn.exact_search(
+                Query(direction), table.rows(), 2, allowed=table.emittable, normalizer=False
+            ).indices
+            found = torch.where(near[:, 0].eq(target), near[:, 1], near[:, 0])
+    return margin_loss(hidden, rows, table.rows(found), margin)
+
+
+def synthetic_margin(
+    hidden: Tensor, target: Tensor, table, margin: float = 0.5, kind: str = "projection"
+) -> Tensor:
+    """Return the margin loss against :func:`fairseq_contout.losses.synthetic_negative`.
+
+    Shapes as in :func:`informative_margin`; the cost does not grow with V.
+    """
+    rows = table.rows(target)
+    with torch.no_grad():
+        negative = synthetic_negative(hidden, rows, kind)
+    return margin_loss(hidden, rows, negative, margin)
+
+
 @register_criterion("margin", dataclass=MarginCriterionConfig)
 class MarginCriterion(ContinuousCriterion):
-    """Max-margin loss with the most informative negative, argmax_j cos(h, e_j) - cos(e, e_j).
-
-    See :func:`fairseq_contout.losses.margin_loss` and
-    :func:`fairseq_contout.losses.informative_direction`.
-    """
+    """Max-margin loss with the most informative negative, :func:`informative_margin`."""
 
     score = "cosine"
 
@@ -74,27 +114,12 @@ class MarginCriterion(ContinuousCriterion):
         _check_margin(cfg.margin)
 
     def token_losses(self, hidden, target, table):
-        rows = table.rows(target)
-        with torch.no_grad():  # the negative is chosen, not moved
-            direction = informative_direction(hidden, rows)
-            if self.cfg.negatives == "batch":
-                distinct, own = target.unique(return_inverse=True)
-                found = distinct[batch_negatives(direction, table.rows(distinct), own)]
-            else:
-                # the two nearest: one of them is not the target
-                near = knn.exact_search(
-                    Query(direction), table.rows(), 2, allowed=table.emittable, normalizer=False
-                ).indices
-                found = torch.where(near[:, 0].eq(target), near[:, 1], near[:, 0])
-        return margin_loss(hidden, rows, table.rows(found), self.cfg.margin)
+        return informative_margin(hidden, target, table, self.cfg.margin, str(self.cfg.negatives))
 
 
 @register_criterion("syn_margin", dataclass=SyntheticMarginCriterionConfig)
 class SyntheticMarginCriterion(ContinuousCriterion):
-    """Max-margin loss with a synthetic negative, which costs nothing that grows with V.
-
-    See :func:`fairseq_contout.losses.synthetic_negative`.
-    """
+    """Max-margin loss with a synthetic negative, :func:`synthetic_margin`."""
 
     score = "cosine"
 
@@ -103,7 +128,5 @@ class SyntheticMarginCriterion(ContinuousCriterion):
         _check_margin(cfg.margin)
 
     def token_losses(self, hidden, target, table):
-        rows = table.rows(target)
-        with torch.no_grad():
-            negative = synthetic_negative(hidden, rows, self.cfg.synthetic_negative)
-        return margin_loss(hidden, rows, negative, self.cfg.margin)
+        kind = str(self.cfg.synthetic_negative)
+        return synthetic_margin(hidden, target, table, self.cfg.margin, kind)

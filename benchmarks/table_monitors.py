@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Draw how spread learned tables were at each validation of several trainings.
+
+Each training is a folder that a recipe made; its train.log has what the criterions log of a learned
+table: the mean cosine of two rows, the smallest angle between two, their effective rank, and the
+hubness. A table that collapses goes to cosine 1, angle 0 and rank 1. Prints a table; --json and
+--plot write files.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from bleu_over_time import named
+from output import draw_several, write_json
+
+#: What is logged, and what the axis is called.
+MONITORS = {
+    "table_cosine": "mean cosine of two rows",
+    "table_rank": "effective rank",
+    "table_angle": "smallest angle (degrees)",
+    "accuracy": "accuracy (%)",
+}
+
+
+def read(name: str, folder: Path) -> list:
+    """Return one row for each validation that a training's log tells of, in its order."""
+    log = folder / "train.log"
+    if not log.is_file():
+        raise SystemExit(f"error: {log} does not exist; {folder} must be what a recipe made")
+    rows = {}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        if " | valid on " in line:
+            found = dict(re.findall(r"(\w+) ([-\d.e+]+|nan|inf)(?: \||$)", line))
+            if "table_cosine" in found:  # a training that went on says it twice: the last counts
+                row = {key: float(found[key]) for key in [*MONITORS, "table_hubness", "ppl"]}
+                updates = int(found["num_updates"])
+                rows[updates] = {"method": name, "updates": updates, **row}
+    if not rows:
+        raise SystemExit(f"error: {log} logs no learned table; train with a learned one")
+    return [rows[updates] for updates in sorted(rows)]
+
+
+def paint(axes, rows):
+    """Draw a panel for each monitor, a line for each training."""
+    styles = ["o-", "s-", "^-", "d-", "v-", "x-", "+-"]
+    for panel, (key, title) in zip(axes, MONITORS.items()):
+        for number, name in enumerate(dict.fromkeys(row["method"] for row in rows)):
+            own = [row for row in rows if row["method"] == name]
+            x, y = [row["updates"] for row in own], [row[key] for row in own]
+            panel.plot(x, y, styles[number % len(styles)], markersize=4, linewidth=1, label=name)
+        panel.set_xlabel("updates")
+        panel.set_title(title, fontsize=10)
+    axes[0].legend(frameon=False, fontsize=8)
+
+
+def main():
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=named, action="append", required=True, metavar="NAME=OUT_DIR")
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--plot", metavar="FILE")
+    arguments = parser.parse_args()
+    rows = [row for name, folder in arguments.run for row in read(name, Path(folder))]
+    print(f"{'training':24} {'updates':>7} {'cosine':>7} {'angle':>6} {'rank':>6} {'accuracy':>8}")
+    for row in rows:
+        print(
+            f"{row['method']:24} {row['updates']:7} {row['table_cosine']:7.3f} "
+            f"{row['table_angle']:6.2f} {row['table_rank']:6.1f} {row['accuracy']:8.2f}"
+        )
+    write_json(rows, arguments.json)
+    draw_several(arguments.plot, (11, 3), len(MONITORS), lambda axes: paint(axes, rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
