@@ -14,6 +14,8 @@ for name in SEED PREP_SEED SUBWORDS SUBWORD_METHOD TOKENIZE LOWERCASE MAX_LENGTH
   [ -z "${!name+set}" ] || GIVEN+="$name=$(printf %q "${!name}") "
 done
 
+GIVEN_DIM=${TABLE_DIM:-} # before a run.sh gives TABLE_DIM its default
+
 EXAMPLES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(dirname "$EXAMPLES")
 LIB="$EXAMPLES/lib"

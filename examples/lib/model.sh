@@ -2,15 +2,20 @@
 # Training, decoding and scoring, in OUT_DIR. Sourced by lib.sh.
 
 # Turn RECIPE into CRITERION options and the kind of OUTPUT: a softmax, a frozen table from a file, or
-# a table that is learned with the model.
+# a table that is learned with the model, from random rows or (INITIAL=1) those of a file.
 recipe_options() {
-  OUTPUT=frozen
+  OUTPUT=frozen INITIAL=0
   case $1 in
     softmax)
       OUTPUT=softmax
       CRITERION=(--criterion label_smoothed_cross_entropy --label-smoothing "${LABEL_SMOOTHING:-0.1}")
       ;;
-    contrastive | best) # best: what docs/ablations.md found with a learned table
+    best) # what docs/ablations.md found with a learned table
+      OUTPUT=learned INITIAL=1
+      TABLE_DIM=${GIVEN_DIM:-${EMBED_DIM:-$TABLE_DIM}} # that of the embeddings that the table is tied to
+      CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
+      ;;
+    contrastive)
       OUTPUT=learned
       CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
       ;;
@@ -49,6 +54,7 @@ train() {
         ${SOFTMAX_OPTIONS[@]+"${SOFTMAX_OPTIONS[@]}"})
       # tied, it has the dimension of the embeddings
       [[ "${SOFTMAX_OPTIONS[*]-}" == *--share-* ]] || architecture+=(--table-dim "$TABLE_DIM")
+      [ $INITIAL = 0 ] || architecture+=(--table-init "$TABLE")
       ;;
     frozen)
       architecture=(--arch "$CONTINUOUS_ARCH" --target-table "$TABLE"
@@ -66,7 +72,7 @@ train() {
   local inputs identity
   inputs="${options[*]}"
   inputs="${inputs//$ROOT\//} data=$(checksum "$BIN_DIR/dict.$SOURCE_LANG.txt" "$BIN_DIR/dict.$TARGET_LANG.txt")"
-  if [ "$OUTPUT" = frozen ]; then
+  if [ "$OUTPUT" = frozen ] || [ $INITIAL = 1 ]; then
     inputs="${inputs//$TABLE/table} table=$(checksum "$TABLE")"
   fi
   # A training goes on with the options it began with, finished or not; only its end may move, and
@@ -159,7 +165,10 @@ score() {
   local options=(--recipe "$RECIPE" --seed "$SEED" --test-set "$3" --target-lang "$TARGET_LANG")
   options+=(--command "$(recipe_command)" --lenpen "$BEST_LENPEN")
   case $OUTPUT in
-    learned) options+=(--table learned) ;;
+    learned)
+      options+=(--table learned)
+      [ $INITIAL = 0 ] || options+=(--table-init "$(basename "$TABLE" .safetensors)")
+      ;;
     frozen) options+=(--table "$(basename "$TABLE" .safetensors)") ;;
   esac
   [ "$SCORE" = detokenized ] || options+=(--tokenized)

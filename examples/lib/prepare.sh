@@ -27,17 +27,29 @@ prepare() {
   stage "$PREP_DIR" clean "$SOURCE_LANG-$TARGET_LANG tokenize=$TOKENIZE lowercase=$LOWERCASE length=$MAX_LENGTH ratio=$MAX_RATIO valid-every=$VALID_EVERY" stage_clean
   stage "$PREP_DIR" subwords "$SUBWORD_METHOD $SUBWORDS seed=$PREP_SEED" stage_subwords
   stage "$PREP_DIR" binarise "fairseq-preprocess${PREPROCESS_OPTIONS[*]+ ${PREPROCESS_OPTIONS[*]}}" stage_binarise
-  if [ "$OUTPUT" = frozen ]; then
+  if [ "$OUTPUT" = frozen ] || [ $INITIAL = 1 ]; then
     prepare_table
   fi
   unlock_folder "$PREP_DIR"
+}
+
+# What fastText reads: the target text; where a learned table begins with its vectors and is that of
+# both languages, their sentences with interleaved words, after which translations are near.
+fasttext_text() {
+  FASTTEXT_INPUT=$PIECES/train.$TARGET_LANG FASTTEXT_NAME=fasttext
+  if [ $INITIAL = 1 ] && [[ " ${PREPROCESS_OPTIONS[*]-} " == *" --joined-dictionary "* ]]; then
+    FASTTEXT_INPUT=$PIECES/train.mixed FASTTEXT_NAME=fasttext-mixed
+    stage "$PREP_DIR" mixed "" "$PYTHON" "$ROOT/preprocess/mix_parallel.py" \
+      --input "$PIECES/train.$SOURCE_LANG" "$PIECES/train.$TARGET_LANG" --output "$FASTTEXT_INPUT"
+  fi
 }
 
 prepare_table() {
   local vectors='' source=$TABLE_SOURCE name
   case $TABLE_SOURCE in
     fasttext)
-      name="fasttext-d$TABLE_DIM-e$FASTTEXT_EPOCHS-s$PREP_SEED"
+      fasttext_text
+      name="$FASTTEXT_NAME-d$TABLE_DIM-e$FASTTEXT_EPOCHS-s$PREP_SEED"
       vectors=$PREP_DIR/$name.bin
       if [ -n "$VECTORS" ]; then
         [ -f "$VECTORS" ] || die "VECTORS must be a file with vectors (.bin, .vec or .txt), but $VECTORS does not exist"
@@ -176,7 +188,7 @@ binarise() {
 }
 
 train_fasttext() {
-  "$PYTHON" "$ROOT/preprocess/train_fasttext.py" --input "$PIECES/train.$TARGET_LANG" \
+  "$PYTHON" "$ROOT/preprocess/train_fasttext.py" --input "$FASTTEXT_INPUT" \
     --output "$1" --dim "$TABLE_DIM" --epoch "$FASTTEXT_EPOCHS" --seed "$PREP_SEED" \
     --threads "$FASTTEXT_THREADS"
 }
