@@ -15,7 +15,7 @@ set -euo pipefail
 
 SET=demo SOURCE_LANG=es TARGET_LANG=en TEST_NAME=demo-test
 MAX_LENGTH=60 MAX_RATIO=3
-: "${RECIPE:=contrastive-frozen}" "${OUT_DIR:=demo-out}" "${SUBWORDS:=4000}"
+: "${RECIPE:=best}" "${OUT_DIR:=demo-out}" "${SUBWORDS:=4000}"
 : "${FASTTEXT_EPOCHS:=5}" "${DATA_DIR:=$EXAMPLES/demo/data}"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 # --stop-time-hours: on a slow machine the demonstration is worse, not longer
