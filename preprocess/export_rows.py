@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Write the target rows of a trained model as a text file of vectors, for build_table.py or gensim.
+"""Write the target rows of a trained model, or a table's, as a text file of vectors.
 
-Rows are those of a learned or frozen table, or of a softmax's output layer, of a checkpoint that
-fairseq-train wrote. ``build_table.py --source vectors`` makes a table of them, for this dictionary
-or another: what a model learned can be the frozen table of the next.
+Of a checkpoint that fairseq-train wrote they are the rows of a learned or frozen table, or of a
+softmax's output layer. ``build_table.py --source vectors`` makes a table of them, for this
+dictionary or another: what a model learned can be the frozen table of the next. fairseq's own
+``--encoder-embed-path`` reads such files, and gensim does.
 """
 
 import logging
@@ -30,10 +31,10 @@ NAMES = ("decoder.continuous_output.table.weight", "decoder.output_projection.we
 
 def parser() -> Parser:
     parser = Parser(__doc__)
-    parser.add_argument("--checkpoint", required=True, metavar="FILE.pt", help="of fairseq-train")
-    parser.add_argument(
-        "--dictionary", required=True, metavar="dict.LANG.txt", help="that it was trained with"
-    )
+    rows = parser.add_mutually_exclusive_group(required=True)
+    rows.add_argument("--checkpoint", metavar="FILE.pt", help="of fairseq-train")
+    rows.add_argument("--table", metavar="FILE.safetensors", help="of build_table.py")
+    parser.add_argument("--dictionary", required=True, metavar="dict.LANG.txt", help="of the rows")
     parser.add_argument("--output", required=True, metavar="FILE.vec", help="vectors as text")
     return parser
 
@@ -62,15 +63,8 @@ def load_rows(path) -> torch.Tensor:
     )
 
 
-def export(args):
-    check_output(args.output)
-    # the plugin brings fairseq's tasks along, which tell of optional packages; with it, torch loads
-    # what fairseq writes
-    logging.disable(logging.INFO)
-    from fairseq_contout.target_table import emittable_rows
-
-    logging.disable(logging.NOTSET)
-    dictionary = load_dictionary(args.dictionary)
+def rows_of_checkpoint(args, dictionary) -> torch.Tensor:
+    """Return the rows of ``--checkpoint``, one for each symbol of the dictionary."""
     rows = load_rows(args.checkpoint)
     if len(rows) != len(dictionary):
         raise ValueError(
@@ -83,6 +77,22 @@ def export(args):
             f"--checkpoint {args.checkpoint}: rows must be finite, but some hold NaN or infinity; "
             "the training diverged"
         )
+    return rows
+
+
+def export(args):
+    check_output(args.output)
+    # the plugin brings fairseq's tasks along, which tell of optional packages; with it, torch loads
+    # what fairseq writes
+    logging.disable(logging.INFO)
+    from fairseq_contout.target_table import emittable_rows, load_table
+
+    logging.disable(logging.NOTSET)
+    dictionary = load_dictionary(args.dictionary)
+    if args.table is None:
+        rows = rows_of_checkpoint(args, dictionary)
+    else:
+        rows = load_table(args.table, dictionary)
     emittable = emittable_rows(dictionary).tolist()
     words = [i for i in range(dictionary.nspecial, len(dictionary)) if emittable[i]]
     with atomic_text(args.output) as file:

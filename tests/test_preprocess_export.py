@@ -44,6 +44,21 @@ def test_a_trained_models_rows_become_a_table(tmp_path, dictionary, kind):
     torch.testing.assert_close(found[4:8], torch.nn.functional.normalize(rows[4:8]))
 
 
+def test_a_tables_rows_are_written(tmp_path, dictionary):
+    table, vectors = tmp_path / "table.safetensors", tmp_path / "rows.vec"
+    given = ["--dictionary", dictionary, "--output", table, "--source", "random", "--dim", 5]
+    assert call("build_table", *given) == 0
+    given = ["--table", table, "--dictionary", dictionary, "--output", vectors]
+    assert call("export_rows", *given) == 0
+    from fairseq.data import Dictionary
+
+    rows = load_table(table, Dictionary.load(str(dictionary)))
+    lines = [line.split() for line in vectors.read_text().splitlines()]
+    assert lines[0] == ["4", "5"] and [line[0] for line in lines[1:]] == WORDS[:4]
+    found = torch.tensor([[float(x) for x in line[1:]] for line in lines[1:]])
+    assert torch.equal(found, rows[4:8])  # digits enough to be the same numbers
+
+
 def test_bad_checkpoints_are_refused(tmp_path, dictionary, capsys):
     def message(path):
         output = tmp_path / "out.vec"
