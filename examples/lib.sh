@@ -9,12 +9,10 @@ set -euo pipefail
 # What the caller asks for by variables belongs to the command that gets a result again.
 GIVEN=
 for name in SEED PREP_SEED SUBWORDS SUBWORD_METHOD TOKENIZE LOWERCASE MAX_LENGTH MAX_RATIO SCORE \
-  TABLE_SOURCE TABLE_DIM TABLE_OPTIONS VECTORS FASTTEXT_EPOCHS FASTTEXT_THREADS LABEL_SMOOTHING \
+  TABLE_SOURCE TABLE_DIM EMBED_DIM TABLE_OPTIONS VECTORS FASTTEXT_EPOCHS FASTTEXT_THREADS LABEL_SMOOTHING \
   VALID_EVERY MODEL SIZE BEAM CHECKPOINT AVERAGE LENPEN GENERATE_OPTIONS; do
   [ -z "${!name+set}" ] || GIVEN+="$name=$(printf %q "${!name}") "
 done
-
-GIVEN_DIM=${TABLE_DIM:-} # before a run.sh gives TABLE_DIM its default
 
 EXAMPLES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(dirname "$EXAMPLES")
@@ -52,6 +50,7 @@ environment (default):
   SEED (1)      of the training;  PREP_SEED (1)  of subwords, fastText and table
   SUBWORDS ($SUBWORDS)  SUBWORD_METHOD ($SUBWORD_METHOD: bpe, sentencepiece or none)
   TABLE_SOURCE ($TABLE_SOURCE: fasttext, random or hypercube)  TABLE_DIM ($TABLE_DIM)
+  EMBED_DIM (${EMBED_DIM:-that of the table}) of the embeddings of best and best-frozen; give it with --encoder-embed-dim
   TABLE_OPTIONS further options of build_table.py, such as "--mix-random 0.5" or "--center"
   VECTORS       fastText .bin, or .vec or .txt file to build the table from; unset: train fastText
   FASTTEXT_EPOCHS ($FASTTEXT_EPOCHS)  FASTTEXT_THREADS ($FASTTEXT_THREADS; more than 1 is faster, not repeatable)

@@ -29,7 +29,13 @@ LSTM += ["--decoder-out-embed-dim", "16"]
 
 #: set, languages, layout, options, name of the test set, a continuous recipe
 SETS = {
-    "multi30k": ("multi30k.de-en", recipe_data.multi30k, TRANSFORMER, "test_2016_flickr", "vmf"),
+    "multi30k": (
+        "multi30k.de-en",
+        recipe_data.multi30k,
+        TRANSFORMER,
+        "test_2016_flickr",
+        "best-frozen",
+    ),
     "multi30k-reverse": (
         "multi30k.en-de",
         recipe_data.multi30k,

@@ -2,24 +2,29 @@
 # Training, decoding and scoring, in OUT_DIR. Sourced by lib.sh.
 
 # Turn RECIPE into CRITERION options and the kind of OUTPUT: a softmax, a frozen table from a file, or
-# a table that is learned with the model, from random rows or (INITIAL=1) those of a file.
+# a table that is learned with the model. INITIAL says what begins with fastText's rows, of both
+# languages where they share a dictionary: the learned table, or the input embeddings.
 recipe_options() {
-  OUTPUT=frozen INITIAL=0
+  OUTPUT=frozen INITIAL=
   case $1 in
     softmax)
       OUTPUT=softmax
       CRITERION=(--criterion label_smoothed_cross_entropy --label-smoothing "${LABEL_SMOOTHING:-0.1}")
       ;;
     best) # what docs/ablations.md found with a learned table
-      OUTPUT=learned INITIAL=1
-      TABLE_DIM=${GIVEN_DIM:-${EMBED_DIM:-$TABLE_DIM}} # that of the embeddings that the table is tied to
+      OUTPUT=learned INITIAL=table
+      TABLE_DIM=${EMBED_DIM:-$TABLE_DIM} # that of the embeddings that the table is tied to
       CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
       ;;
     contrastive)
       OUTPUT=learned
       CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
       ;;
-    contrastive-frozen | best-frozen)
+    best-frozen) # and with a frozen one
+      INITIAL=inputs
+      CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
+      ;;
+    contrastive-frozen)
       CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
       ;;
     hybrid)
@@ -54,11 +59,12 @@ train() {
         ${SOFTMAX_OPTIONS[@]+"${SOFTMAX_OPTIONS[@]}"})
       # tied, it has the dimension of the embeddings
       [[ "${SOFTMAX_OPTIONS[*]-}" == *--share-* ]] || architecture+=(--table-dim "$TABLE_DIM")
-      [ $INITIAL = 0 ] || architecture+=(--table-init "$TABLE")
+      [ "$INITIAL" != table ] || architecture+=(--table-init "$TABLE")
       ;;
     frozen)
       architecture=(--arch "$CONTINUOUS_ARCH" --target-table "$TABLE"
         ${CONTINUOUS_OPTIONS[@]+"${CONTINUOUS_OPTIONS[@]}"})
+      [ -z "$INPUT_VECTORS" ] || architecture+=(--encoder-embed-path "$INPUT_VECTORS")
       ;;
   esac
   # --user-dir also for the softmax: the plugin lets torch >= 2.6 load fairseq's checkpoints
@@ -72,8 +78,11 @@ train() {
   local inputs identity
   inputs="${options[*]}"
   inputs="${inputs//$ROOT\//} data=$(checksum "$BIN_DIR/dict.$SOURCE_LANG.txt" "$BIN_DIR/dict.$TARGET_LANG.txt")"
-  if [ "$OUTPUT" = frozen ] || [ $INITIAL = 1 ]; then
+  if [ -n "$TABLE" ]; then
     inputs="${inputs//$TABLE/table} table=$(checksum "$TABLE")"
+  fi
+  if [ -n "$INPUT_VECTORS" ]; then
+    inputs="${inputs//$INPUT_VECTORS/vectors} vectors=$(checksum "$INPUT_VECTORS")"
   fi
   # A training goes on with the options it began with, finished or not; only its end may move, and
   # how many of its checkpoints are kept.
@@ -167,7 +176,7 @@ score() {
   case $OUTPUT in
     learned)
       options+=(--table learned)
-      [ $INITIAL = 0 ] || options+=(--table-init "$(basename "$TABLE" .safetensors)")
+      [ "$INITIAL" != table ] || options+=(--table-init "$(basename "$TABLE" .safetensors)")
       ;;
     frozen) options+=(--table "$(basename "$TABLE" .safetensors)") ;;
   esac

@@ -27,28 +27,50 @@ prepare() {
   stage "$PREP_DIR" clean "$SOURCE_LANG-$TARGET_LANG tokenize=$TOKENIZE lowercase=$LOWERCASE length=$MAX_LENGTH ratio=$MAX_RATIO valid-every=$VALID_EVERY" stage_clean
   stage "$PREP_DIR" subwords "$SUBWORD_METHOD $SUBWORDS seed=$PREP_SEED" stage_subwords
   stage "$PREP_DIR" binarise "fairseq-preprocess${PREPROCESS_OPTIONS[*]+ ${PREPROCESS_OPTIONS[*]}}" stage_binarise
-  if [ "$OUTPUT" = frozen ] || [ $INITIAL = 1 ]; then
-    prepare_table
+  TABLE='' INPUT_VECTORS=''
+  if [ "$OUTPUT" = frozen ]; then
+    prepare_table target
+    [ "$INITIAL" != inputs ] || prepare_inputs
+  elif [ "$INITIAL" = table ]; then
+    prepare_table both
   fi
   unlock_folder "$PREP_DIR"
 }
 
-# What fastText reads: the target text; where a learned table begins with its vectors and is that of
-# both languages, their sentences with interleaved words, after which translations are near.
+joined_dictionary() {
+  [[ " ${PREPROCESS_OPTIONS[*]-} " == *" --joined-dictionary "* ]]
+}
+
+# fasttext_text SIDE: the text that fastText reads, of the target language; where SIDE is both and the
+# languages share a dictionary, their sentences with interleaved words: translations are near then.
 fasttext_text() {
   FASTTEXT_INPUT=$PIECES/train.$TARGET_LANG FASTTEXT_NAME=fasttext
-  if [ $INITIAL = 1 ] && [[ " ${PREPROCESS_OPTIONS[*]-} " == *" --joined-dictionary "* ]]; then
+  if [ "$1" = both ] && joined_dictionary; then
     FASTTEXT_INPUT=$PIECES/train.mixed FASTTEXT_NAME=fasttext-mixed
     stage "$PREP_DIR" mixed "" "$PYTHON" "$ROOT/preprocess/mix_parallel.py" \
       --input "$PIECES/train.$SOURCE_LANG" "$PIECES/train.$TARGET_LANG" --output "$FASTTEXT_INPUT"
   fi
 }
 
+# The vectors that input embeddings begin with, where the encoder's serve the decoder, too.
+prepare_inputs() {
+  local frozen=$TABLE TABLE_SOURCE=fasttext VECTORS='' TABLE_OPTIONS=--center
+  local TABLE_DIM=${EMBED_DIM:-$TABLE_DIM}
+  joined_dictionary || return 0
+  prepare_table both
+  INPUT_VECTORS=${TABLE%.safetensors}.vec
+  stage "$PREP_DIR" "$(basename "$INPUT_VECTORS")" "$(checksum "$TABLE")" \
+    "$PYTHON" "$ROOT/preprocess/export_rows.py" --table "$TABLE" \
+    --dictionary "$BIN_DIR/dict.$TARGET_LANG.txt" --output "$INPUT_VECTORS"
+  TABLE=$frozen
+}
+
+# prepare_table SIDE: TABLE, whose rows come from TABLE_SOURCE.
 prepare_table() {
   local vectors='' source=$TABLE_SOURCE name
   case $TABLE_SOURCE in
     fasttext)
-      fasttext_text
+      fasttext_text "$1"
       name="$FASTTEXT_NAME-d$TABLE_DIM-e$FASTTEXT_EPOCHS-s$PREP_SEED"
       vectors=$PREP_DIR/$name.bin
       if [ -n "$VECTORS" ]; then
