@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 HEADER = (
-    "| recipe | table | BLEU beam 5 | BLEU greedy | chrF beam 5 | chrF greedy | updates | "
+    "| recipe | table | length penalty | BLEU beam 5 | BLEU greedy | chrF beam 5 | chrF greedy | updates | "
     "s / update | × softmax | training s | CPU s | peak GB | seed |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -42,6 +42,7 @@ def row(result: dict, softmax: dict) -> str:
     cells = [
         result["recipe"],
         result.get("table") or "-",  # a softmax has none
+        f"{result.get('lenpen', 1):g}",
         f"{result['bleu']:.2f}",
         f"{result['greedy_bleu']:.2f}",
         f"{result['chrf']:.2f}",
