@@ -3,10 +3,10 @@
 
 Each training is a folder that a recipe made with CHECKPOINT=average, in which the checkpoints of
 its epochs are kept (--keep-last-epochs 99 keeps all). Point n is the mean of the weights of the
-last --average epochs up to n, decoded as the recipe decodes. Cost is counted in updates of the
-first training: updates × (time of an update / time of an update of the first), with ratios that
-update_cost.py measured side by side, since wall times of trainings that ran beside other work say
-little. Prints a table; --json and --plot write files.
+last --average epochs up to n, decoded with one length penalty for all, --lenpen. Cost is counted in
+updates of the first training: updates × (time of an update / time of an update of the first), with
+ratios that update_cost.py measured side by side, since wall times of trainings that ran beside
+other work say little. Prints a table; --json and --plot write files.
 """
 
 import argparse
@@ -56,6 +56,7 @@ def decode(arguments, weights: Path, log: Path):
     program = Path(sysconfig.get_path("scripts")) / "fairseq-generate"
     command = [program, arguments.data, "--user-dir", ROOT / "fairseq_contout"]
     command += ["--path", weights, "--gen-subset", arguments.subset, "--beam", arguments.beam]
+    command += ["--lenpen", arguments.lenpen]
     command += ["--batch-size", 64, "--required-batch-size-multiple", 1, "--remove-bpe"]
     command += ["--source-lang", arguments.source_lang, "--target-lang", arguments.target_lang]
     with log.open("w", encoding="utf-8") as file:
@@ -154,6 +155,7 @@ def main():
     parser.add_argument("--target-lang", required=True)
     parser.add_argument("--lowercase", action="store_true", help="score without case")
     parser.add_argument("--beam", type=int, default=5)
+    parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty of the beam")
     parser.add_argument("--average", type=int, default=1, help="epochs whose weights are averaged")
     parser.add_argument("--step", type=int, default=1, help="score every so many epochs")
     parser.add_argument("--json", metavar="FILE")

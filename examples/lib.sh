@@ -9,7 +9,7 @@ set -euo pipefail
 # What the caller asks for by variables belongs to the command that gets a result again.
 GIVEN=
 for name in SEED PREP_SEED SUBWORDS SUBWORD_METHOD TOKENIZE LOWERCASE MAX_LENGTH MAX_RATIO SCORE \
-  TABLE_SOURCE TABLE_DIM EMBED_DIM TABLE_OPTIONS VECTORS FASTTEXT_EPOCHS FASTTEXT_THREADS LABEL_SMOOTHING \
+  TABLE_SOURCE TABLE_DIM TABLE_OPTIONS VECTORS FASTTEXT_EPOCHS FASTTEXT_THREADS LABEL_SMOOTHING \
   VALID_EVERY MODEL SIZE BEAM CHECKPOINT AVERAGE LENPEN GENERATE_OPTIONS; do
   [ -z "${!name+set}" ] || GIVEN+="$name=$(printf %q "${!name}") "
 done
@@ -35,10 +35,11 @@ usage: [DATA_DIR=FOLDER] examples/$SET/run.sh RECIPE OUT_DIR [more fairseq-train
 
 Trains $SOURCE_LANG → $TARGET_LANG on $SET, decodes its test set and prints one JSON object.
 
-RECIPE      softmax (fairseq's own architecture and criterion); with a learned target table best,
-            contrastive, hybrid, cosine-learned (collapses); with a frozen one best-frozen,
-            contrastive-frozen, cosine, l2, vmf, vmf-authors, margin, margin-batch, syn-margin or
-            power-spherical
+RECIPE      softmax (fairseq's own architecture and criterion); with a learned target table best
+            (contrastive, beginning with fastText's rows), contrastive, hybrid, cosine-learned
+            (collapses); with a frozen one best-frozen (contrastive-frozen with input embeddings
+            that begin with fastText's), contrastive-frozen, cosine, l2, vmf, vmf-authors, margin,
+            margin-batch, syn-margin or power-spherical
 OUT_DIR     checkpoints, logs, translations and results.jsonl; the same call again continues, and one
             with a larger --max-epoch or --max-update trains longer
 
@@ -50,7 +51,6 @@ environment (default):
   SEED (1)      of the training;  PREP_SEED (1)  of subwords, fastText and table
   SUBWORDS ($SUBWORDS)  SUBWORD_METHOD ($SUBWORD_METHOD: bpe, sentencepiece or none)
   TABLE_SOURCE ($TABLE_SOURCE: fasttext, random or hypercube)  TABLE_DIM ($TABLE_DIM)
-  EMBED_DIM (${EMBED_DIM:-that of the table}) of the embeddings of best and best-frozen; give it with --encoder-embed-dim
   TABLE_OPTIONS further options of build_table.py, such as "--mix-random 0.5" or "--center"
   VECTORS       fastText .bin, or .vec or .txt file to build the table from; unset: train fastText
   FASTTEXT_EPOCHS ($FASTTEXT_EPOCHS)  FASTTEXT_THREADS ($FASTTEXT_THREADS; more than 1 is faster, not repeatable)
@@ -58,6 +58,8 @@ environment (default):
   LENPEN ($LENPEN)   length penalty of the beam search, or several (0.6,1,2): the one with the best BLEU
                 on the validation data is taken
   CHECKPOINT ($CHECKPOINT: best, last, or average: the mean of the last epochs')  AVERAGE ($AVERAGE epochs)
+  LABEL_SMOOTHING (0.1) of softmax, contrastive and hybrid
+  SIZE, MODEL   where a set has several (the comment at the top of its run.sh)
   PYTHON        interpreter that has fairseq ($PYTHON)
 USAGE
 }
@@ -73,6 +75,7 @@ recipe_defaults() {
 
 # Read RECIPE OUT_DIR and the rest; set OUT_DIR, PREP_DIR, EXTRA (an array) and absolute paths.
 recipe_arguments() {
+  local number option
   if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then
     usage
     exit 0
@@ -81,6 +84,10 @@ recipe_arguments() {
   RECIPE=$1 OUT_DIR=$2
   shift 2
   EXTRA=("$@")
+  while [ $# -gt 1 ]; do # vectors that embeddings begin with must have their dimension
+    [ "$1" != --encoder-embed-dim ] || EMBED_DIM=$2
+    shift
+  done
   recipe_options "$RECIPE"
   mkdir -p "$OUT_DIR"
   OUT_DIR=$(absolute "$OUT_DIR")
@@ -92,7 +99,13 @@ recipe_arguments() {
     *) die "CHECKPOINT must be best, last or average, but is $CHECKPOINT" ;;
   esac
   [[ $AVERAGE =~ ^[1-9][0-9]*$ ]] || die "AVERAGE must be a number of epochs, 1 or more, but is $AVERAGE"
-  [[ $LENPEN =~ ^[0-9.]+(,[0-9.]+)*$ ]] || die "LENPEN must be a number, or several with commas between them, but is $LENPEN"
+  number='([0-9]+(\.[0-9]*)?|\.[0-9]+)'
+  [[ $LENPEN =~ ^$number(,$number)*$ ]] || die "LENPEN must be a number, or several with commas between them, but is $LENPEN"
+  # given there, they would be others than those that the result is kept with
+  for option in lenpen=LENPEN beam=BEAM gen-subset=TEST_SETS; do
+    [[ " $GENERATE_OPTIONS" != *" --${option%=*}"[\ =]* ]] ||
+      die "GENERATE_OPTIONS must not have --${option%=*}, but is $GENERATE_OPTIONS; give ${option#*=}"
+  done
   case $SUBWORD_METHOD in
     bpe | sentencepiece | none) ;;
     *) die "SUBWORD_METHOD must be bpe, sentencepiece or none, but is $SUBWORD_METHOD" ;;

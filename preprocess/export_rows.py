@@ -25,8 +25,11 @@ from preprocess.common import (  # noqa: E402
     run,
 )
 
-#: Where rows are in a checkpoint, first a table's, then a softmax's.
-NAMES = ("decoder.continuous_output.table.weight", "decoder.output_projection.weight")
+#: Where the rows of a table are in a checkpoint: the mean of --table-ema, before what it is of.
+TABLES = ("decoder.continuous_output.table.average", "decoder.continuous_output.table.weight")
+#: And those of a softmax: a Transformer's, an LSTM's, an LSTM's that shares its embedding.
+SOFTMAXES = ("decoder.output_projection.weight", "decoder.fc_out.weight")
+SHARED = "decoder.embed_tokens.weight"
 
 
 def parser() -> Parser:
@@ -54,12 +57,16 @@ def load_rows(path) -> torch.Tensor:
             f"--checkpoint {path}: must be a checkpoint of fairseq, but {describe(error)}; give a "
             "checkpoint_*.pt of fairseq-train"
         ) from error
-    for name in NAMES:
-        if name in state:
+    for name in TABLES:
+        if name in state:  # the rows of a learned table are the directions of its parameter
+            return torch.nn.functional.normalize(state[name].float())
+    adaptive = any(name.startswith("decoder.adaptive_softmax.") for name in state)
+    for name in (*SOFTMAXES, SHARED):
+        if name in state and not adaptive:
             return state[name].float()
     raise ValueError(
-        f"--checkpoint {path}: must hold {' or '.join(NAMES)}, but has neither; give a checkpoint "
-        "of a model that has a target table or a softmax (not an adaptive one)"
+        f"--checkpoint {path}: must hold a target table or the layer of a softmax, but has "
+        "neither; give a checkpoint of such a model (not of an adaptive softmax)"
     )
 
 

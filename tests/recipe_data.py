@@ -173,7 +173,6 @@ def environment(**more):
         "OMP_NUM_THREADS": "1",
         "SUBWORDS": "150",
         "TABLE_DIM": "16",
-        "EMBED_DIM": "16",
         "FASTTEXT_EPOCHS": "1",
         "WORKERS": "1",
         "GENERATE_OPTIONS": "--max-len-b 8",

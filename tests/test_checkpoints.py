@@ -80,6 +80,24 @@ def test_decoding_needs_no_table_file_and_no_folder(corpus, train, tmp_path, mon
     assert torch.equal(table.weight, rows) and rows.norm(dim=1).min() > 0.99
 
 
+LSTM = ["--arch", "continuous_lstm", "--encoder-embed-dim", "64", "--decoder-embed-dim", "64"]
+LSTM += ["--encoder-hidden-size", "32", "--decoder-hidden-size", "32"]
+
+
+@pytest.mark.parametrize("options", [[], LSTM])
+def test_decoding_needs_no_file_of_input_vectors(options, corpus, train, tmp_path):
+    vectors = tmp_path / "words.vec"
+    word = Dictionary.load(str(corpus.data / "dict.src.txt"))[4]
+    vectors.write_text(f"1 64\n{word} " + " ".join(["0.5"] * 64) + "\n")
+    given = [*options, "--criterion", "cosine", "--encoder-embed-path", vectors, "--lr", "1e-9"]
+    train(tmp_path / "model", *given, updates=1)
+    path = tmp_path / "model" / "checkpoint_last.pt"
+    found = read(path)["model"]["encoder.embed_tokens.weight"][4]
+    torch.testing.assert_close(found, torch.full((64,), 0.5))  # it did begin with the vector
+    vectors.unlink()
+    assert len(cli.translations(cli.call("generate", corpus.data, "--path", path))) == 60
+
+
 def test_another_dictionary_of_the_same_size_is_refused(corpus, trained, tmp_path):
     data = shutil.copytree(corpus.data, tmp_path / "data")
     lines = (data / "dict.tgt.txt").read_text().splitlines()

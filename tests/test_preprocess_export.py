@@ -6,6 +6,7 @@ import pytest
 import torch
 from preprocess_tools import call
 
+from fairseq_contout.learned_table import LearnedTable
 from fairseq_contout.table_file import load_table
 
 WORDS = ["the", "walk@@", "ing", "dogs", "madeupword0000"]
@@ -25,7 +26,9 @@ def checkpoint(tmp_path, rows, name="decoder.continuous_output.table.weight"):
     return tmp_path / "c.pt"
 
 
-@pytest.mark.parametrize("kind", ["continuous_output.table", "output_projection"])
+@pytest.mark.parametrize(
+    "kind", ["continuous_output.table", "output_projection", "fc_out", "embed_tokens"]
+)
 def test_a_trained_models_rows_become_a_table(tmp_path, dictionary, kind):
     torch.manual_seed(1)
     rows = torch.randn(9, 6)
@@ -42,6 +45,23 @@ def test_a_trained_models_rows_become_a_table(tmp_path, dictionary, kind):
     found = load_table(table, Dictionary.load(str(dictionary)))
     # the words' rows in their directions; special symbols and padding have others
     torch.testing.assert_close(found[4:8], torch.nn.functional.normalize(rows[4:8]))
+
+
+def test_rows_of_a_learned_table_are_what_it_decodes_with(tmp_path, dictionary):
+    from fairseq.data import Dictionary
+
+    symbols = Dictionary.load(str(dictionary))
+    table = LearnedTable(torch.nn.Parameter(3 * torch.randn(9, 6)), symbols, "cosine", ema=0.5)
+    with torch.no_grad():
+        table.weight.add_(torch.randn(9, 6))  # the mean stays behind
+    state = {f"decoder.continuous_output.table.{k}": v for k, v in table.state_dict().items()}
+    state["decoder.embed_tokens.weight"] = table.weight.detach()
+    torch.save({"model": state}, tmp_path / "c.pt")
+    given = ["--checkpoint", tmp_path / "c.pt", "--dictionary", dictionary]
+    assert call("export_rows", *given, "--output", tmp_path / "rows.vec") == 0
+    lines = (tmp_path / "rows.vec").read_text().splitlines()[1:]
+    found = torch.tensor([[float(x) for x in line.split()[1:]] for line in lines])
+    torch.testing.assert_close(found, table.rows(torch.arange(4, 8)).detach())
 
 
 def test_a_tables_rows_are_written(tmp_path, dictionary):
@@ -74,4 +94,4 @@ def test_bad_checkpoints_are_refused(tmp_path, dictionary, capsys):
     path = checkpoint(tmp_path, torch.full((9, 6), float("nan")))
     assert "rows must be finite" in message(path)
     path = checkpoint(tmp_path, torch.randn(9, 6), "decoder.adaptive_softmax.head.weight")
-    assert "but has neither; give a checkpoint of a model that has a target table" in message(path)
+    assert "must hold a target table or the layer of a softmax, but has neither" in message(path)

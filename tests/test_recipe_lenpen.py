@@ -17,7 +17,17 @@ def test_the_best_length_penalty(tmp_path):
     for given in (logs, logs[::-1]):
         found = subprocess.run([*command, *given], check=True, capture_output=True, text=True)
         assert found.stdout == "2.5\n"
-    process = run("multi30k.de-en", "softmax", tmp_path / "out", LENPEN="1,x")
-    assert "LENPEN must be a number, or several with commas between them, but is 1,x" in error(
-        process
-    )
+
+
+def test_length_penalties_are_checked_at_the_start(tmp_path):
+    for bad in ("1,x", "1..5", ".", "0.6,"):
+        process = run("multi30k.de-en", "softmax", tmp_path / "out", LENPEN=bad)
+        assert "LENPEN must be a number, or several with commas between them" in error(process)
+    given = "--max-len-b 9 --lenpen 2"
+    process = run("multi30k.de-en", "softmax", tmp_path / "out", GENERATE_OPTIONS=given)
+    assert f"GENERATE_OPTIONS must not have --lenpen, but is {given}; give LENPEN" in error(process)
+
+
+def test_best_frozen_needs_one_dictionary(tmp_path):
+    process = run("iwslt14.de-en", "best-frozen", tmp_path / "out")
+    assert "have dictionaries of their own; take contrastive-frozen" in error(process)

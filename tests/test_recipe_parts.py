@@ -280,7 +280,13 @@ def test_results_table(tmp_path):
     result = {"recipe": "softmax", "test_set": "t", "bleu": 30, "chrf": 50, "greedy_bleu": 29}
     result.update(greedy_chrf=49, updates=10, seconds_per_update=0.5, train_seconds=6, seed=1)
     result.update(peak_memory_bytes=10**9, bleu_signature="b", chrf_signature="c")
-    other = {**result, "recipe": "vmf", "seconds_per_update": 0.25, "table": "fasttext", "lenpen": 2.0}
+    other = {
+        **result,
+        "recipe": "vmf",
+        "seconds_per_update": 0.25,
+        "table": "fasttext",
+        "lenpen": 2.0,
+    }
     (tmp_path / "r").write_text(json.dumps(result) + "\n" + json.dumps(other) + "\n")
     command = [sys.executable, LIB / "results_table.py", tmp_path / "r"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -97,7 +97,11 @@ def test_recipe(tmp_path, name):
     ours = results(process)[0]
     check(ours, recipe, test_set)
     if recipe == "best":  # the two languages share the table
-        assert ours["table_init"].startswith("table-fasttext-mixed-d16-")
+        assert ours["begins_with"].startswith("table-fasttext-mixed-d16-")
+    if recipe == "best-frozen":
+        assert ours["table"].startswith("table-fasttext-d16-")
+        assert ours["begins_with"].startswith("table-fasttext-mixed-d16-")
+        assert "--encoder-embed-path vectors" in (tmp_path / "ours/.stamps/training").read_text()
     assert "binarise: done before, skipped" in process.stderr
     tokens = "tok:none" if folder.startswith("iwslt14") else "tok:13a"
     assert tokens in softmax[0]["bleu_signature"]

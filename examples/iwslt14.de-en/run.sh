@@ -22,7 +22,7 @@ LOWERCASE=1 SCORE=tokenized MAX_LENGTH=175 MAX_RATIO=1.5
 case ${SIZE:=full} in
   full)
     : "${SUBWORDS:=10000}" "${TABLE_DIM:=300}"
-    : "${EMBED_DIM:=512}"
+    EMBED_DIM=512
     PREPROCESS_OPTIONS=()
     CONTINUOUS_ARCH=continuous_transformer_iwslt_de_en
     SOFTMAX_ARCH=transformer_iwslt_de_en SOFTMAX_OPTIONS=(--share-decoder-input-output-embed)

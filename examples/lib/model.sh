@@ -14,6 +14,8 @@ recipe_options() {
     best) # what docs/ablations.md found with a learned table
       OUTPUT=learned INITIAL=table
       TABLE_DIM=${EMBED_DIM:-$TABLE_DIM} # that of the embeddings that the table is tied to
+      # vectors of fastText share a direction, which looks like a collapse
+      [ "$TABLE_SOURCE" != fasttext ] || [ -n "$TABLE_OPTIONS" ] || TABLE_OPTIONS=--center
       CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
       ;;
     contrastive)
@@ -21,6 +23,8 @@ recipe_options() {
       CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
       ;;
     best-frozen) # and with a frozen one
+      joined_dictionary ||
+        die "RECIPE best-frozen begins with input embeddings of both languages, but those of $SET have dictionaries of their own; take contrastive-frozen"
       INITIAL=inputs
       CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
       ;;
@@ -76,14 +80,14 @@ train() {
     ${EXTRA[@]+"${EXTRA[@]}"})
   # paths differ between machines and prove nothing: the contents count
   local inputs identity
-  inputs="${options[*]}"
-  inputs="${inputs//$ROOT\//} data=$(checksum "$BIN_DIR/dict.$SOURCE_LANG.txt" "$BIN_DIR/dict.$TARGET_LANG.txt")"
+  inputs="${options[*]} data=$(checksum "$BIN_DIR/dict.$SOURCE_LANG.txt" "$BIN_DIR/dict.$TARGET_LANG.txt")"
   if [ -n "$TABLE" ]; then
     inputs="${inputs//$TABLE/table} table=$(checksum "$TABLE")"
   fi
   if [ -n "$INPUT_VECTORS" ]; then
     inputs="${inputs//$INPUT_VECTORS/vectors} vectors=$(checksum "$INPUT_VECTORS")"
   fi
+  inputs="${inputs//$ROOT\//}"
   # A training goes on with the options it began with, finished or not; only its end may move, and
   # how many of its checkpoints are kept.
   identity=$(sed -E 's/ --(max-epoch|max-update|keep-last-epochs)[ =][0-9]+| --no-epoch-checkpoints//g' <<<"$inputs")
@@ -150,7 +154,8 @@ run_decoding() {
 tune_lenpen() {
   local value logs=()
   BEST_LENPEN=$LENPEN
-  [[ $LENPEN == *,* ]] || return 0
+  [ "$BEAM" -gt 1 ] || BEST_LENPEN=1 # one hypothesis: there is nothing to weigh
+  [[ $BEST_LENPEN == *,* ]] || return 0
   for value in ${LENPEN//,/ }; do
     decode "valid-lenpen$value" "$BIN_DIR" "$BEAM" "$value" valid
     logs+=("$value=$OUT_DIR/decode/valid-lenpen$value.beam$BEAM.log")
@@ -174,11 +179,12 @@ score() {
   local options=(--recipe "$RECIPE" --seed "$SEED" --test-set "$3" --target-lang "$TARGET_LANG")
   options+=(--command "$(recipe_command)" --lenpen "$BEST_LENPEN")
   case $OUTPUT in
-    learned)
-      options+=(--table learned)
-      [ "$INITIAL" != table ] || options+=(--table-init "$(basename "$TABLE" .safetensors)")
-      ;;
+    learned) options+=(--table learned) ;;
     frozen) options+=(--table "$(basename "$TABLE" .safetensors)") ;;
+  esac
+  case $INITIAL in
+    table) options+=(--begins-with "$(basename "$TABLE" .safetensors)") ;;
+    inputs) options+=(--begins-with "$(basename "$INPUT_VECTORS")") ;;
   esac
   [ "$SCORE" = detokenized ] || options+=(--tokenized)
   [ "$LOWERCASE" = 0 ] || options+=(--lowercase)
@@ -209,7 +215,7 @@ check_test_sets() {
 # evaluate_one NAME BIN_DIR FOLDER TITLE: FOLDER holds the test set as published and as tokenised
 evaluate_one() {
   decode "$1" "$2" "$BEAM" "$BEST_LENPEN"
-  decode "$1" "$2" 1 1 # one hypothesis: there is nothing to weigh
+  decode "$1" "$2" 1 1
   score "$1" "$(reference "$3")" "$4" "$3"
 }
 

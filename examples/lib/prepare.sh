@@ -41,22 +41,25 @@ joined_dictionary() {
   [[ " ${PREPROCESS_OPTIONS[*]-} " == *" --joined-dictionary "* ]]
 }
 
-# fasttext_text SIDE: the text that fastText reads, of the target language; where SIDE is both and the
+# fasttext_names SIDE: the text that fastText reads, of the target language; where SIDE is both and the
 # languages share a dictionary, their sentences with interleaved words: translations are near then.
-fasttext_text() {
+fasttext_names() {
   FASTTEXT_INPUT=$PIECES/train.$TARGET_LANG FASTTEXT_NAME=fasttext
   if [ "$1" = both ] && joined_dictionary; then
     FASTTEXT_INPUT=$PIECES/train.mixed FASTTEXT_NAME=fasttext-mixed
-    stage "$PREP_DIR" mixed "" "$PYTHON" "$ROOT/preprocess/mix_parallel.py" \
-      --input "$PIECES/train.$SOURCE_LANG" "$PIECES/train.$TARGET_LANG" --output "$FASTTEXT_INPUT"
   fi
+}
+
+mix_parallel() {
+  [ "$FASTTEXT_NAME" = fasttext-mixed ] || return 0
+  stage "$PREP_DIR" mixed "" "$PYTHON" "$ROOT/preprocess/mix_parallel.py" \
+    --input "$PIECES/train.$SOURCE_LANG" "$PIECES/train.$TARGET_LANG" --output "$FASTTEXT_INPUT"
 }
 
 # The vectors that input embeddings begin with, where the encoder's serve the decoder, too.
 prepare_inputs() {
   local frozen=$TABLE TABLE_SOURCE=fasttext VECTORS='' TABLE_OPTIONS=--center
   local TABLE_DIM=${EMBED_DIM:-$TABLE_DIM}
-  joined_dictionary || return 0
   prepare_table both
   INPUT_VECTORS=${TABLE%.safetensors}.vec
   stage "$PREP_DIR" "$(basename "$INPUT_VECTORS")" "$(checksum "$TABLE")" \
@@ -70,7 +73,7 @@ prepare_table() {
   local vectors='' source=$TABLE_SOURCE name
   case $TABLE_SOURCE in
     fasttext)
-      fasttext_text "$1"
+      fasttext_names "$1"
       name="$FASTTEXT_NAME-d$TABLE_DIM-e$FASTTEXT_EPOCHS-s$PREP_SEED"
       vectors=$PREP_DIR/$name.bin
       if [ -n "$VECTORS" ]; then
@@ -78,6 +81,7 @@ prepare_table() {
         vectors=$VECTORS name="vectors-$(checksum "$VECTORS")-d$TABLE_DIM-s$PREP_SEED"
         [ "${VECTORS%.bin}" != "$VECTORS" ] || source=vectors
       else
+        mix_parallel
         stage "$PREP_DIR" "$name" "$name threads=$FASTTEXT_THREADS" train_fasttext "$vectors"
       fi
       ;;

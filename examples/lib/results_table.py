@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 HEADER = (
-    "| recipe | table | length penalty | BLEU beam 5 | BLEU greedy | chrF beam 5 | chrF greedy | updates | "
+    "| recipe | table | length penalty | BLEU beam 5 | BLEU greedy | chrF beam 5 | chrF greedy | "
+    "updates | "
     "s / update | × softmax | training s | CPU s | peak GB | seed |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )

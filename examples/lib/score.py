@@ -105,7 +105,7 @@ def parse(argv=None):
     parser.add_argument("--test-set", required=True, help="name for the result")
     parser.add_argument("--lenpen", type=float, default=1.0, help="of the beam search")
     parser.add_argument("--table", help="name of the target table")
-    parser.add_argument("--table-init", help="name of the table that a learned one began with")
+    parser.add_argument("--begins-with", help="name of the rows that embeddings began with")
     parser.add_argument("--command", help="how to get the result again")
     parser.add_argument("--output", type=Path, required=True, help="JSON file")
     return parser.parse_args(argv)
@@ -131,8 +131,8 @@ def main(argv=None):
     result.update(rare)
     result.update(training_cost(args.train_log, args.train_stats), seed=args.seed)
     result.update(lenpen=args.lenpen, table=args.table)
-    if args.table_init is not None:
-        result.update(table_init=args.table_init)
+    if args.begins_with is not None:
+        result.update(begins_with=args.begins_with)
     result.update(command=args.command)
     temporary = args.output.with_name(args.output.name + ".tmp")
     temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")

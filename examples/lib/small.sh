@@ -4,7 +4,7 @@
 
 LOWERCASE=1
 : "${TABLE_DIM:=128}"
-: "${EMBED_DIM:=128}" # of the embeddings that a learned table is tied to
+EMBED_DIM=128 # of the embeddings that a learned table is tied to
 # vectors of fastText share a direction; random ones do not
 [ "${TABLE_SOURCE:=fasttext}" != fasttext ] || : "${TABLE_OPTIONS=--center}"
 PREPROCESS_OPTIONS=(--joined-dictionary)

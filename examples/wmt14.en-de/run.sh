@@ -27,13 +27,13 @@ case $SIZE in
   base)
     CONTINUOUS_ARCH=continuous_transformer_wmt_en_de SOFTMAX_ARCH=transformer_wmt_en_de
     MODEL_OPTIONS=(--dropout 0.1)
-    : "${EMBED_DIM:=512}"
+    EMBED_DIM=512
     ;;
   big)
     CONTINUOUS_ARCH=continuous_transformer_vaswani_wmt_en_de_big
     SOFTMAX_ARCH=transformer_vaswani_wmt_en_de_big
     MODEL_OPTIONS=(--dropout 0.3)
-    : "${EMBED_DIM:=1024}"
+    EMBED_DIM=1024
     ;;
   *) die "SIZE must be base or big, but is $SIZE" ;;
 esac

@@ -24,7 +24,7 @@ set -euo pipefail
 SET=wmt16.ro-en SOURCE_LANG=ro TARGET_LANG=en TEST_NAME=newstest2016
 MAX_LENGTH=250 MAX_RATIO=1.5
 : "${SUBWORDS:=40000}" "${TABLE_DIM:=300}"
-: "${EMBED_DIM:=512}"
+EMBED_DIM=512
 PREPROCESS_OPTIONS=(--joined-dictionary)
 
 CONTINUOUS_ARCH=continuous_transformer_wmt_en_de CONTINUOUS_OPTIONS=(--decoder-input encoder)

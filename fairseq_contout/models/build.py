@@ -84,6 +84,15 @@ def _scale_learning_rate(args, model, table: LearnedTable):
             table.average.div_(args.table_lr_scale)
 
 
+def forget_vectors(args):
+    """Forget the files of ``--encoder-embed-path`` and ``--decoder-embed-path`` of a checkpoint.
+
+    Its embeddings are in it; fairseq would read the files once more, which may be gone by then.
+    """
+    if getattr(args, "built_table", None) is not None:
+        args.encoder_embed_path = args.decoder_embed_path = None
+
+
 def build_table(args, task, embedding: nn.Module, feature_dim: int) -> TargetTable:
     """Make the target table of a model: to start a training, or to load a checkpoint into.
 

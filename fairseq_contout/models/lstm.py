@@ -3,7 +3,7 @@
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
 from fairseq.models.lstm import LSTMDecoder, LSTMModel
 
-from fairseq_contout.models.build import build_output
+from fairseq_contout.models.build import build_output, forget_vectors
 from fairseq_contout.models.continuous_output import ContinuousDecoder, tie_decoder_input
 from fairseq_contout.models.options import add_continuous_args, check_options
 
@@ -34,6 +34,7 @@ class ContinuousLSTMModel(LSTMModel):
             ValueError: a table, criterion or flag that does not fit, named with the remedy.
         """
         check_options(args)
+        forget_vectors(args)
         model = super().build_model(args, task)
         decoder = model.decoder
         output = build_output(args, task, model, args.decoder_out_embed_dim)
