@@ -26,8 +26,3 @@ def test_length_penalties_are_checked_at_the_start(tmp_path):
     given = "--max-len-b 9 --lenpen 2"
     process = run("multi30k.de-en", "softmax", tmp_path / "out", GENERATE_OPTIONS=given)
     assert f"GENERATE_OPTIONS must not have --lenpen, but is {given}; give LENPEN" in error(process)
-
-
-def test_best_frozen_needs_one_dictionary(tmp_path):
-    process = run("iwslt14.de-en", "best-frozen", tmp_path / "out")
-    assert "have dictionaries of their own; take contrastive-frozen" in error(process)

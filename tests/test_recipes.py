@@ -65,12 +65,31 @@ SETS = {
         "iwslt14-test",
         "best",
     ),
+    "iwslt14-frozen": (
+        "iwslt14.de-en",
+        recipe_data.iwslt14_prepared,
+        TRANSFORMER,
+        "iwslt14-test",
+        "best-frozen",
+    ),
+    "multi30k-words": (
+        "multi30k.de-en",
+        recipe_data.multi30k,
+        TRANSFORMER,
+        "test_2016_flickr",
+        "best",
+    ),
     "iwslt16": ("iwslt16.fr-en", recipe_data.iwslt16, LSTM, "tst2015+tst2016", "vmf-authors"),
     "wmt16": ("wmt16.ro-en", recipe_data.wmt16, TRANSFORMER, "newstest2016", "contrastive"),
     "wmt14": ("wmt14.en-de", recipe_data.wmt14, TRANSFORMER, "newstest2014", "power-spherical"),
 }
 #: environment of a set
-MORE = {"iwslt14-small": {"SIZE": "small"}}
+MORE = {
+    "iwslt14-small": {"SIZE": "small"},
+    "multi30k-words": {"SUBWORD_METHOD": "none", "TABLE_DIM": 16},
+}
+#: sets whose languages have dictionaries of their own
+SEPARATE = {"iwslt14-frozen", "multi30k-words"}
 
 
 def check(result, recipe, test_set):
@@ -82,6 +101,21 @@ def check(result, recipe, test_set):
     assert result["peak_memory_bytes"] > 50e6
     assert result["bleu_signature"].startswith("nrefs:1|")
     assert result["chrf_signature"].startswith("nrefs:1|")
+
+
+def check_beginning(result, options, separate):
+    """Check what begins with bilingual vectors: nothing twice, nothing left out."""
+    source = "-de" if separate else ""
+    encoder = "--encoder-embed-path ENCODER_VECTORS" in options
+    decoder = "--decoder-embed-path DECODER_VECTORS" in options
+    if result["recipe"] == "best":
+        assert result["begins_with"] == "table-fasttext-mixed-d16-e1-s1--center"
+        assert (encoder, decoder) == (separate, False)
+    else:
+        assert result["table"].startswith("table-fasttext-d16-")
+        assert result["begins_with"].startswith("table-fasttext-mixed-d16-")
+        assert result["begins_with"].endswith(f"--center{source}")
+        assert (encoder, decoder) == (True, separate)
 
 
 @pytest.mark.parametrize("name", sorted(SETS))
@@ -96,12 +130,8 @@ def test_recipe(tmp_path, name):
     process = run(folder, recipe, tmp_path / "ours", *options, **shared)
     ours = results(process)[0]
     check(ours, recipe, test_set)
-    if recipe == "best":  # the two languages share the table
-        assert ours["begins_with"].startswith("table-fasttext-mixed-d16-")
-    if recipe == "best-frozen":
-        assert ours["table"].startswith("table-fasttext-d16-")
-        assert ours["begins_with"].startswith("table-fasttext-mixed-d16-")
-        assert "--encoder-embed-path vectors" in (tmp_path / "ours/.stamps/training").read_text()
+    if recipe.startswith("best"):
+        check_beginning(ours, (tmp_path / "ours/.stamps/training").read_text(), name in SEPARATE)
     assert "binarise: done before, skipped" in process.stderr
     tokens = "tok:none" if folder.startswith("iwslt14") else "tok:13a"
     assert tokens in softmax[0]["bleu_signature"]

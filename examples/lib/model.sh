@@ -2,9 +2,10 @@
 # Training, decoding and scoring, in OUT_DIR. Sourced by lib.sh.
 
 # Turn RECIPE into CRITERION options and the kind of OUTPUT: a softmax, a frozen table from a file, or
-# a table that is learned with the model. INITIAL says what begins with fastText's rows, of both
-# languages where they share a dictionary: the learned table, or the input embeddings.
+# a table that is learned with the model. INITIAL says what begins with bilingual fastText rows: the
+# learned table (and the input embeddings that it is not shared with), or the input embeddings.
 recipe_options() {
+  local contrastive=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
   OUTPUT=frozen INITIAL=
   case $1 in
     softmax)
@@ -13,24 +14,20 @@ recipe_options() {
       ;;
     best) # what docs/ablations.md found with a learned table
       OUTPUT=learned INITIAL=table
-      TABLE_DIM=${EMBED_DIM:-$TABLE_DIM} # that of the embeddings that the table is tied to
+      ! tied_table || TABLE_DIM=${EMBED_DIM:-$TABLE_DIM}
       # vectors of fastText share a direction, which looks like a collapse
       [ "$TABLE_SOURCE" != fasttext ] || [ -n "$TABLE_OPTIONS" ] || TABLE_OPTIONS=--center
-      CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
+      CRITERION=("${contrastive[@]}")
+      ;;
+    best-frozen) # and with a frozen one
+      INITIAL=inputs
+      CRITERION=("${contrastive[@]}")
       ;;
     contrastive)
       OUTPUT=learned
-      CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
+      CRITERION=("${contrastive[@]}")
       ;;
-    best-frozen) # and with a frozen one
-      joined_dictionary ||
-        die "RECIPE best-frozen begins with input embeddings of both languages, but those of $SET have dictionaries of their own; take contrastive-frozen"
-      INITIAL=inputs
-      CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
-      ;;
-    contrastive-frozen)
-      CRITERION=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
-      ;;
+    contrastive-frozen) CRITERION=("${contrastive[@]}") ;;
     hybrid)
       OUTPUT=learned
       CRITERION=(--criterion hybrid --label-smoothing "${LABEL_SMOOTHING:-0.1}")
@@ -62,31 +59,33 @@ train() {
       architecture=(--arch "$CONTINUOUS_ARCH" --target-table learned
         ${SOFTMAX_OPTIONS[@]+"${SOFTMAX_OPTIONS[@]}"})
       # tied, it has the dimension of the embeddings
-      [[ "${SOFTMAX_OPTIONS[*]-}" == *--share-* ]] || architecture+=(--table-dim "$TABLE_DIM")
-      [ "$INITIAL" != table ] || architecture+=(--table-init "$TABLE")
+      tied_table || architecture+=(--table-dim "$TABLE_DIM")
+      [ -z "$TABLE" ] || architecture+=(--table-init "$TABLE")
       ;;
     frozen)
       architecture=(--arch "$CONTINUOUS_ARCH" --target-table "$TABLE"
         ${CONTINUOUS_OPTIONS[@]+"${CONTINUOUS_OPTIONS[@]}"})
-      [ -z "$INPUT_VECTORS" ] || architecture+=(--encoder-embed-path "$INPUT_VECTORS")
       ;;
   esac
-  # --user-dir also for the softmax: the plugin lets torch >= 2.6 load fairseq's checkpoints
-  options=(--user-dir "$ROOT/fairseq_contout" --task translation
-    --source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG"
+  [ -z "$ENCODER_VECTORS" ] || architecture+=(--encoder-embed-path "$ENCODER_VECTORS")
+  [ -z "$DECODER_VECTORS" ] || architecture+=(--decoder-embed-path "$DECODER_VECTORS")
+  options=(--task translation --source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG"
     "${architecture[@]}" ${MODEL_OPTIONS[@]+"${MODEL_OPTIONS[@]}"}
-    "${CRITERION[@]}" "${TRAIN_OPTIONS[@]}"
-    "${keep[@]}" --seed "$SEED" --log-format simple --log-interval 50
-    ${EXTRA[@]+"${EXTRA[@]}"})
+    "${CRITERION[@]}" "${TRAIN_OPTIONS[@]}" "${keep[@]}")
+  train_once "$BIN_DIR/dict.$SOURCE_LANG.txt" "$BIN_DIR/dict.$TARGET_LANG.txt"
+}
+
+# train_once DICTIONARY…: train with options, unless that is done.
+train_once() {
+  # --user-dir also for the softmax: the plugin lets torch >= 2.6 load fairseq's checkpoints
+  options=(--user-dir "$ROOT/fairseq_contout" "${options[@]}"
+    --seed "$SEED" --log-format simple --log-interval 50 ${EXTRA[@]+"${EXTRA[@]}"})
   # paths differ between machines and prove nothing: the contents count
-  local inputs identity
-  inputs="${options[*]} data=$(checksum "$BIN_DIR/dict.$SOURCE_LANG.txt" "$BIN_DIR/dict.$TARGET_LANG.txt")"
-  if [ -n "$TABLE" ]; then
-    inputs="${inputs//$TABLE/table} table=$(checksum "$TABLE")"
-  fi
-  if [ -n "$INPUT_VECTORS" ]; then
-    inputs="${inputs//$INPUT_VECTORS/vectors} vectors=$(checksum "$INPUT_VECTORS")"
-  fi
+  local inputs identity name
+  inputs="${options[*]} data=$(checksum "$@")"
+  for name in TABLE ENCODER_VECTORS DECODER_VECTORS; do
+    [ -z "${!name}" ] || inputs="${inputs//${!name}/$name} $name=$(checksum "${!name}")"
+  done
   inputs="${inputs//$ROOT\//}"
   # A training goes on with the options it began with, finished or not; only its end may move, and
   # how many of its checkpoints are kept.
@@ -184,7 +183,7 @@ score() {
   esac
   case $INITIAL in
     table) options+=(--begins-with "$(basename "$TABLE" .safetensors)") ;;
-    inputs) options+=(--begins-with "$(basename "$INPUT_VECTORS")") ;;
+    inputs) options+=(--begins-with "$(basename "$ENCODER_VECTORS" .vec)") ;;
   esac
   [ "$SCORE" = detokenized ] || options+=(--tokenized)
   [ "$LOWERCASE" = 0 ] || options+=(--lowercase)

@@ -27,13 +27,10 @@ prepare() {
   stage "$PREP_DIR" clean "$SOURCE_LANG-$TARGET_LANG tokenize=$TOKENIZE lowercase=$LOWERCASE length=$MAX_LENGTH ratio=$MAX_RATIO valid-every=$VALID_EVERY" stage_clean
   stage "$PREP_DIR" subwords "$SUBWORD_METHOD $SUBWORDS seed=$PREP_SEED" stage_subwords
   stage "$PREP_DIR" binarise "fairseq-preprocess${PREPROCESS_OPTIONS[*]+ ${PREPROCESS_OPTIONS[*]}}" stage_binarise
-  TABLE='' INPUT_VECTORS=''
-  if [ "$OUTPUT" = frozen ]; then
-    prepare_table target
-    [ "$INITIAL" != inputs ] || prepare_inputs
-  elif [ "$INITIAL" = table ]; then
-    prepare_table both
-  fi
+  TABLE='' ENCODER_VECTORS='' DECODER_VECTORS=''
+  [ "$OUTPUT" != frozen ] || prepare_table target
+  [ "$INITIAL" != table ] || prepare_table both
+  [ -z "$INITIAL" ] || prepare_inputs
   unlock_folder "$PREP_DIR"
 }
 
@@ -41,11 +38,16 @@ joined_dictionary() {
   [[ " ${PREPROCESS_OPTIONS[*]-} " == *" --joined-dictionary "* ]]
 }
 
-# fasttext_names SIDE: the text that fastText reads, of the target language; where SIDE is both and the
-# languages share a dictionary, their sentences with interleaved words: translations are near then.
+# A learned table is then the decoder's input embedding, too.
+tied_table() {
+  [[ "${SOFTMAX_OPTIONS[*]-}" == *--share-* ]]
+}
+
+# fasttext_names SIDE: the text that fastText reads, of the target language; where SIDE is both, the
+# sentences of both languages with interleaved words: translations are near then.
 fasttext_names() {
   FASTTEXT_INPUT=$PIECES/train.$TARGET_LANG FASTTEXT_NAME=fasttext
-  if [ "$1" = both ] && joined_dictionary; then
+  if [ "$1" = both ]; then
     FASTTEXT_INPUT=$PIECES/train.mixed FASTTEXT_NAME=fasttext-mixed
   fi
 }
@@ -56,21 +58,41 @@ mix_parallel() {
     --input "$PIECES/train.$SOURCE_LANG" "$PIECES/train.$TARGET_LANG" --output "$FASTTEXT_INPUT"
 }
 
-# The vectors that input embeddings begin with, where the encoder's serve the decoder, too.
+# ENCODER_VECTORS and DECODER_VECTORS, which input embeddings begin with: none for those that are
+# shared with others. With a learned table they are of its space, or there are none.
 prepare_inputs() {
-  local frozen=$TABLE TABLE_SOURCE=fasttext VECTORS='' TABLE_OPTIONS=--center
-  local TABLE_DIM=${EMBED_DIM:-$TABLE_DIM}
-  prepare_table both
-  INPUT_VECTORS=${TABLE%.safetensors}.vec
-  stage "$PREP_DIR" "$(basename "$INPUT_VECTORS")" "$(checksum "$TABLE")" \
-    "$PYTHON" "$ROOT/preprocess/export_rows.py" --table "$TABLE" \
-    --dictionary "$BIN_DIR/dict.$TARGET_LANG.txt" --output "$INPUT_VECTORS"
-  TABLE=$frozen
+  local table=$TABLE
+  if [ "$INITIAL" = table ]; then
+    joined_dictionary && return
+    [ "$TABLE_SOURCE" = fasttext ] && [ -z "$VECTORS" ] || return 0
+  fi
+  local TABLE_SOURCE=fasttext VECTORS='' TABLE_OPTIONS=--center TABLE_DIM=${EMBED_DIM:-$TABLE_DIM}
+  if joined_dictionary; then # what the encoder reads serves the decoder
+    export_inputs "$TARGET_LANG"
+    ENCODER_VECTORS=$EXPORTED
+  else
+    export_inputs "$SOURCE_LANG"
+    ENCODER_VECTORS=$EXPORTED
+    if [ "$INITIAL" = inputs ] || ! tied_table; then
+      export_inputs "$TARGET_LANG"
+      DECODER_VECTORS=$EXPORTED
+    fi
+  fi
+  TABLE=$table
 }
 
-# prepare_table SIDE: TABLE, whose rows come from TABLE_SOURCE.
+# export_inputs LANG: EXPORTED, a file with the vectors of LANG's symbols.
+export_inputs() {
+  prepare_table both "$1"
+  EXPORTED=${TABLE%.safetensors}.vec
+  stage "$PREP_DIR" "$(basename "$EXPORTED")" "$(checksum "$TABLE")" \
+    "$PYTHON" "$ROOT/preprocess/export_rows.py" --table "$TABLE" \
+    --dictionary "$BIN_DIR/dict.$1.txt" --output "$EXPORTED"
+}
+
+# prepare_table SIDE [LANG]: TABLE of LANG's symbols (the target's), whose rows come from TABLE_SOURCE.
 prepare_table() {
-  local vectors='' source=$TABLE_SOURCE name
+  local vectors='' source=$TABLE_SOURCE name lang=${2:-$TARGET_LANG}
   case $TABLE_SOURCE in
     fasttext)
       fasttext_names "$1"
@@ -89,9 +111,10 @@ prepare_table() {
     *) die "TABLE_SOURCE must be fasttext, random or hypercube, but is $TABLE_SOURCE" ;;
   esac
   name=$(printf '%s' "$name$TABLE_OPTIONS" | tr -s -c 'A-Za-z0-9.\n-' '_')
+  [ "$lang" = "$TARGET_LANG" ] || name+=-$lang
   TABLE=$PREP_DIR/table-$name.safetensors
-  stage "$PREP_DIR" "table-$name" "$name dictionary=$(checksum "$BIN_DIR/dict.$TARGET_LANG.txt")" \
-    build_table "$source" "$vectors"
+  stage "$PREP_DIR" "table-$name" "$name dictionary=$(checksum "$BIN_DIR/dict.$lang.txt")" \
+    build_table "$source" "$vectors" "$lang"
 }
 
 stage_data() {
@@ -219,12 +242,13 @@ train_fasttext() {
     --threads "$FASTTEXT_THREADS"
 }
 
+# build_table SOURCE VECTORS LANG
 build_table() {
   local options=(--source "$1")
   [ -z "$2" ] || options+=(--vectors "$2")
   # shellcheck disable=SC2206 # a list of options, split on blanks on purpose
   options+=($TABLE_OPTIONS)
-  "$PYTHON" "$ROOT/preprocess/build_table.py" --dictionary "$BIN_DIR/dict.$TARGET_LANG.txt" \
+  "$PYTHON" "$ROOT/preprocess/build_table.py" --dictionary "$BIN_DIR/dict.$3.txt" \
     --output "$TABLE" --dim "$TABLE_DIM" --seed "$PREP_SEED" \
     --report "${TABLE%.safetensors}.json" "${options[@]}"
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 #: Seconds between notes of the time so far: at most that much is lost when we are killed.
 INTERVAL = 2.0
 #: On a CPU, glibc gives the memory of a big tensor back to the kernel and asks for it anew each
-#: time: a quarter of a softmax's update goes to faulting its logits in. These keep it.
+#: time, which costs most where the logits of a softmax are made. These keep it.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
 
 
