@@ -10,7 +10,8 @@ set -euo pipefail
 GIVEN=
 for name in SEED PREP_SEED SUBWORDS SUBWORD_METHOD TOKENIZE LOWERCASE MAX_LENGTH MAX_RATIO SCORE \
   TABLE_SOURCE TABLE_DIM TABLE_OPTIONS VECTORS FASTTEXT_EPOCHS FASTTEXT_THREADS LABEL_SMOOTHING \
-  VALID_EVERY MODEL SIZE BEAM CHECKPOINT AVERAGE LENPEN GENERATE_OPTIONS; do
+  VALID_EVERY MODEL SIZE BEAM CHECKPOINT AVERAGE LENPEN GENERATE_OPTIONS SOFTMAX_BATCH \
+  ADAPTIVE_CUTOFF; do
   [ -z "${!name+set}" ] || GIVEN+="$name=$(printf %q "${!name}") "
 done
 
@@ -85,7 +86,7 @@ recipe_arguments() {
   shift 2
   EXTRA=("$@")
   while [ $# -gt 1 ]; do # vectors that embeddings begin with must have their dimension
-    [ "$1" != --encoder-embed-dim ] || EMBED_DIM=$2
+    [[ $1 != --??coder-embed-dim ]] || EMBED_DIM=$2
     shift
   done
   recipe_options "$RECIPE"

@@ -1,6 +1,7 @@
 """Workarounds for versions of torch and fairseq, each with its reason and its end of life."""
 
 import argparse
+import types
 
 import numpy as np
 import torch
@@ -44,6 +45,14 @@ def _disable_encoder_fastpath():
         self.can_use_fastpath = False
 
     TransformerEncoderLayerBase.__init__ = init
+
+
+def _keep_numpy_long():
+    # fairseq's language modelling asks for np.compat.long, which numpy 2 no longer has.
+    # https://numpy.org/doc/stable/release/2.0.0-notes.html
+    # Until: fairseq says np.int64.
+    if not hasattr(np, "compat"):
+        np.compat = types.SimpleNamespace(long=np.int64)
 
 
 def _block_repeated_ngrams():
@@ -94,5 +103,6 @@ def apply():
     """Apply every workaround once, at import."""
     _allow_what_checkpoints_hold()
     _disable_encoder_fastpath()
+    _keep_numpy_long()
     _block_repeated_ngrams()
     _replace_unknown_words()

@@ -25,7 +25,7 @@ _SUPPORTED_STRATEGIES = (
     search.DiverseSiblingsSearch,
     search.Sampling,
 )
-_REMEDY = "decode with --task translation, which scores the whole vocabulary"
+_REMEDY = "decode with --task translation (or language_modeling), which scores the whole vocabulary"
 
 
 def refuse_unsupported(args, models, extra_kwargs=None, prefix_allowed_tokens_fn=None):
@@ -60,17 +60,16 @@ def refuse_unsupported(args, models, extra_kwargs=None, prefix_allowed_tokens_fn
     for option, (asked, reason) in reasons.items():
         if asked:
             raise ValueError(
-                f"{option} {reason}, but --task continuous_translation sees only the nearest rows; "
-                f"{_REMEDY}"
+                f"{option} {reason}, but this task sees only the nearest rows; {_REMEDY}"
             )
     if getattr(args, "sampling", False) and getattr(args, "sampling_topk", -1) < 1:
         raise ValueError(
-            "--sampling without --sampling-topk draws from all words, but --task "
-            f"continuous_translation sees only the nearest rows; set --sampling-topk, or {_REMEDY}"
+            "--sampling without --sampling-topk draws from all words, but this "
+            f"task sees only the nearest rows; set --sampling-topk, or {_REMEDY}"
         )
     if len(models) != 1:
         raise ValueError(
-            "an ensemble averages over all words, but --task continuous_translation sees only each "
+            "an ensemble averages over all words, but this task sees only each "
             f"model's nearest rows ({len(models)} models given); {_REMEDY}"
         )
 
@@ -86,7 +85,8 @@ class SlotModel(nn.Module):
     def __init__(self, model, k: int):
         super().__init__()
         self.model = model
-        self.encoder = model.encoder
+        if hasattr(model, "encoder"):  # a language model has none
+            self.encoder = model.encoder
         self.decoder = model.decoder
         self.k = k
         self.blocked: Optional[Tensor] = None
@@ -140,8 +140,8 @@ class SlotSearch(search.Search):
         super().__init__(tgt_dict)
         if not isinstance(inner, _SUPPORTED_STRATEGIES):
             raise ValueError(
-                f"{type(inner).__name__} looks at which words it picks, but --task "
-                f"continuous_translation offers it slots for the nearest rows; {_REMEDY}"
+                f"{type(inner).__name__} looks at which words it picks, but this task "
+                f"offers it slots for the nearest rows; {_REMEDY}"
             )
         self.inner = inner
         # a list keeps the model from being registered twice

@@ -10,9 +10,22 @@ from torch import Tensor
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 
 
+#: What fairseq's task masked_lm adds to the end of a dictionary: read, never emitted.
+MASK = "<mask>"
+
+
+def has_mask(dictionary) -> bool:
+    """Tell whether the last symbol of a dictionary is the ``<mask>`` of a masked language model."""
+    return dictionary.symbols[-1] == MASK
+
+
 def dictionary_signature(dictionary) -> str:
-    """Return the SHA-256 (hex) of a fairseq dictionary's symbols in the order of their indices."""
-    return hashlib.sha256("\n".join(dictionary.symbols).encode("utf-8")).hexdigest()
+    """Return the SHA-256 (hex) of a fairseq dictionary's symbols in the order of their indices.
+
+    A ``<mask>`` at the end is left out: a table serves a dictionary with it and without.
+    """
+    symbols = dictionary.symbols[:-1] if has_mask(dictionary) else dictionary.symbols
+    return hashlib.sha256("\n".join(symbols).encode("utf-8")).hexdigest()
 
 
 def signature_words(dictionary) -> Tensor:
@@ -30,15 +43,17 @@ def signature_hex(words: Tensor) -> str:
 
 
 def emittable_rows(dictionary) -> Tensor:
-    """Tell which symbols a model may emit: all but ``<s>``, ``<pad>`` and fairseq's padding words.
+    """Tell which symbols a model may emit.
 
-    fairseq pads a dictionary to a multiple of 8 with ``madeupword0000`` … of count 0.
+    All but ``<s>``, ``<pad>``, a ``<mask>`` at the end, and fairseq's padding words: fairseq pads
+    a dictionary to a multiple of 8 with ``madeupword0000`` … of count 0.
 
     Returns:
         bool ``(V,)``.
     """
     allowed = torch.ones(len(dictionary), dtype=torch.bool)
     allowed[[dictionary.bos(), dictionary.pad()]] = False
+    allowed[-1] = not has_mask(dictionary)
     for index, (symbol, count) in enumerate(zip(dictionary.symbols, dictionary.count)):
         if count == 0 and re.fullmatch(r"madeupword\d{4}", symbol):
             allowed[index] = False

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fairseq_contout.symbols import dictionary_signature
+from fairseq_contout.symbols import dictionary_signature, has_mask
 
 FORMAT_VERSION = "1"
 _REBUILD = "rebuild it with preprocess/build_table.py --dictionary dict.<lang>.txt --output FILE"
@@ -146,6 +146,9 @@ def read_table(path):
 def load_table(path, dictionary) -> Tensor:
     """Read the rows of a table made for ``dictionary``: unit-norm ``(V, d)`` float32.
 
+    Where the dictionary ends in the ``<mask>`` of a masked language model, which no table has, a
+    row is added for it. It is never a target, and never emitted.
+
     Raises:
         ValueError: as :func:`read_table`, and for a table of another dictionary (both signatures
             are named), a wrong number of rows, NaN, zero or unnormalised rows.
@@ -158,6 +161,8 @@ def load_table(path, dictionary) -> Tensor:
             f"{found[:12]}… ({weight.size(0)} rows), the one in use has {expected[:12]}… "
             f"({len(dictionary)} symbols); {_REBUILD}"
         )
+    if has_mask(dictionary) and weight.dim() == 2 and weight.size(0) == len(dictionary) - 1:
+        weight = torch.cat((weight, torch.eye(1, weight.size(1), dtype=weight.dtype)))
     _check_size(path, weight, dictionary)
     _check_unit(path, weight)
     return weight

@@ -267,12 +267,12 @@ class TargetTable(nn.Module):
 
         Args:
             hidden: predictions ``(N, d)``.
-            target: their tokens ``(N,)``, N ≥ 1.
+            target: their tokens ``(N,)``.
         """
         correct = torch.zeros((), dtype=torch.long, device=hidden.device)
         nll = torch.zeros(len(GRID), dtype=torch.float64)
         bins = torch.zeros(len(GRID), BINS, 3, dtype=torch.float64)
-        stride = -(-len(target) // _CALIBRATION_TOKENS)
+        stride = max(1, -(-len(target) // _CALIBRATION_TOKENS))
         chunk = max(1, _VALIDATION_ELEMENTS // len(self.weight))
         rows = self.rows()
         for part, tokens in zip(hidden.split(chunk), target.split(chunk)):

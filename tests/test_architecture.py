@@ -12,7 +12,7 @@ FLOORS = {
     "compat": 0, "messages": 0, "symbols": 0,
     "sampling": 0, "dispersion": 0,
     "target_table": 1, "learned_table": 1, "knn": 1,
-    "generator": 2,
+    "generator": 2, "contextual": 2,
     "criterions": 3, "models": 3, "tasks": 3,
     "": 4,
 }  # fmt: skip

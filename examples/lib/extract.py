@@ -123,7 +123,7 @@ def extract_split(folder: Path, files: dict, languages: list) -> dict:
     for parts in zip(*(files[language] for language in languages)):
         read = [sentences(find(folder, m, a), kind, m) for kind, m, a in parts]
         counts = [len(lines) for lines in read]
-        if counts[0] != counts[1]:
+        if len(set(counts)) > 1:
             raise ValueError(
                 f"{folder}: {parts[0][1]} and {parts[1][1]} must be aligned line by line, but have "
                 f"{counts[0]} and {counts[1]} sentences; get both from the same release"
@@ -141,7 +141,7 @@ def main(argv=None):
     parser.add_argument("--target-lang", required=True)
     parser.add_argument("--splits", nargs="+", default=["train", "valid", "test"])
     args = parser.parse_args(argv)
-    languages = [args.source_lang, args.target_lang]
+    languages = list(dict.fromkeys([args.source_lang, args.target_lang]))  # one: no translation
     args.output.mkdir(parents=True, exist_ok=True)
     for split, files in read_specification(sys.stdin, args.splits).items():
         for language, lines in extract_split(args.data_dir, files, languages).items():
@@ -150,7 +150,8 @@ def main(argv=None):
             with open(temporary, "w", encoding="utf-8", newline="\n") as file:
                 file.writelines(line + "\n" for line in lines)
             os.replace(temporary, path)
-        print(f"{split}: {len(lines)} sentence pairs", file=sys.stderr)
+        noun = "sentence pairs" if len(languages) == 2 else "lines"
+        print(f"{split}: {len(lines)} {noun}", file=sys.stderr)
 
 
 if __name__ == "__main__":

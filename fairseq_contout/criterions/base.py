@@ -41,7 +41,8 @@ def _refuse_softmax(what: str):
     raise ValueError(
         f"a criterion on embeddings needs a model that predicts embeddings, but {what} ends in a "
         "softmax over the vocabulary; train with --arch continuous_transformer or "
-        "continuous_lstm, or with --criterion label_smoothed_cross_entropy"
+        "continuous_lstm (of language models continuous_transformer_lm, continuous_lstm_lm or "
+        "continuous_masked_lm), or with --criterion label_smoothed_cross_entropy"
     )
 
 
@@ -51,10 +52,11 @@ def continuous_output_of(model):
     Raises:
         ValueError: the model ends in a softmax.
     """
-    output = getattr(getattr(model, "decoder", None), "continuous_output", None)
-    if output is None:
-        _refuse_softmax(type(getattr(model, "module", model)).__name__)
-    return output
+    for part in ("decoder", "encoder"):  # the encoder of a masked language model
+        output = getattr(getattr(model, part, None), "continuous_output", None)
+        if output is not None:
+            return output
+    return _refuse_softmax(type(getattr(model, "module", model)).__name__)
 
 
 class ContinuousCriterion(FairseqCriterion):
@@ -129,12 +131,13 @@ class ContinuousCriterion(FairseqCriterion):
         views = [predicted[start::count][real] for start in range(count)]
         hidden = views[0]
         sentences = target.size(0)
-        sample_size = sentences if self.sentence_avg else sample["ntokens"]
+        # not what the sample says: a masked language model reads more tokens than it predicts
+        sample_size = sentences if self.sentence_avg else len(tokens)
         losses = self._view_losses(views, tokens, table)
         losses = losses + self._dispersion(len(tokens), table, sample_size)
         log = {
             "loss": losses.detach().sum(),
-            "ntokens": sample["ntokens"],
+            "ntokens": len(tokens),
             "nsentences": sentences,
             "sample_size": sample_size,
         }
@@ -170,7 +173,12 @@ class ContinuousCriterion(FairseqCriterion):
         if not (self.cfg.dispersion_weight and self.training):
             return 0
         # fairseq divides by the sample size: the term counts once an update, not once a token
-        return self.cfg.dispersion_weight * sample_size / count * dispersion_term(table, self.cfg)
+        return (
+            self.cfg.dispersion_weight
+            * sample_size
+            / max(count, 1)
+            * dispersion_term(table, self.cfg)
+        )
 
     @torch.no_grad()
     def _validation_log(self, hidden: Tensor, tokens: Tensor, table) -> Dict[str, Any]:
@@ -212,7 +220,9 @@ class ContinuousCriterion(FairseqCriterion):
             count = total("monitored")
             for name in MONITORS:
                 metrics.log_scalar(name, total(name) / count, count, round=4)
-        tokens, size, validated = total("ntokens"), total("sample_size"), total("validated")
+        # a batch of few words may have none that is masked
+        tokens, size = total("ntokens") or 1, total("sample_size") or 1
+        validated = total("validated")
         metrics.log_scalar("loss", total("loss") / size, size, round=4)
         if cls.has_concentration:
             metrics.log_scalar("kappa", total("concentration") / tokens, tokens, round=3)

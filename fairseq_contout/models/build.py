@@ -39,21 +39,23 @@ def _resolve_score(args) -> str:
     return check_score(score)
 
 
-def build_output(args, task, model, feature_dim: int) -> ContinuousOutput:
+def build_output(args, task, model, feature_dim: int, reader=None) -> ContinuousOutput:
     """Make the continuous output that a model's options ask for, with its target table.
 
     Args:
         args: the model's options.
         task: the task, whose target dictionary the rows belong to.
-        model: fairseq's model; a tied table is its decoder's embedding.
+        model: fairseq's model.
         feature_dim: dimension of the decoder's features.
+        reader: the module whose ``embed_tokens`` a tied table is; the model's decoder by default.
 
     Raises:
         ValueError: no ``--target-table``, or one that does not fit.
     """
-    table = build_table(args, task, model.decoder.embed_tokens, feature_dim)
+    reader = model.decoder if reader is None else reader
+    table = build_table(args, task, reader.embed_tokens, feature_dim)
     if getattr(args, "table_lr_scale", None):
-        _scale_learning_rate(args, model, table)
+        _scale_learning_rate(args, model, reader, table)
     return ContinuousOutput(
         feature_dim,
         table,
@@ -63,12 +65,12 @@ def build_output(args, task, model, feature_dim: int) -> ContinuousOutput:
     )
 
 
-def _scale_learning_rate(args, model, table: LearnedTable):
+def _scale_learning_rate(args, model, reader, table: LearnedTable):
     # A row is a direction, so that a step of a given length turns a shorter parameter further. Who
     # reads the parameter as an embedding multiplies it by embed_scale, which makes up for that.
     readers = []
     if is_tied(args):
-        readers = [model.decoder]
+        readers = [reader]
         if getattr(args, "share_all_embeddings", False):
             readers.append(model.encoder)
         if not all(hasattr(reader, "embed_scale") for reader in readers):

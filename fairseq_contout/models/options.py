@@ -90,6 +90,17 @@ def add_continuous_args(parser):
     )
 
 
+def add_input_args(parser):
+    """Add the options of the input of a language model to its parser."""
+    parser.add_argument(
+        "--input-words",
+        type=int,
+        metavar="N",
+        help="read only the first N symbols of the dictionary, its most frequent; others are read "
+        "as <unk>, but predicted as themselves; by default all are read",
+    )
+
+
 #: Optimizers under which a parameter stored X times smaller learns X times faster.
 SCALE_FREE = ("adam", "adamax", "adagrad", "cpu_adam")
 
@@ -126,6 +137,14 @@ def check_options(args):
         raise ValueError(
             "--share-all-embeddings and --share-decoder-input-output-embed say what the decoder "
             f"reads, and so does --decoder-input {args.decoder_input}; give one of them"
+        )
+    replaced = getattr(args, "decoder_input", None)
+    vectors = getattr(args, "decoder_embed_path", None)
+    from_file = getattr(args, "built_table", None) is None  # not a checkpoint of before this check
+    if replaced in ("encoder", "table") and vectors and from_file:
+        raise ValueError(
+            f"--decoder-embed-path {vectors} is what the decoder's own embeddings begin with, but "
+            f"--decoder-input {replaced} replaces them; leave one of them out"
         )
     for option in (
         "table_init",
@@ -168,6 +187,7 @@ def check_options(args):
 def _check_ranges(args):
     rules = {
         "table_dim": (lambda value: value >= 1, "1 or more"),
+        "input_words": (lambda value: value >= 5, "5 (the special symbols and a word) or more"),
         "table_lr_scale": (lambda value: 0 < value < math.inf, "greater than 0 and finite"),
         "output_mlp_dim": (lambda value: value >= 0, "0 (no hidden layer) or more"),
         "output_dropout": (lambda value: 0 <= value < 1, "0 or more and less than 1"),

@@ -6,6 +6,7 @@ from fairseq.models.transformer import TransformerDecoderBase, TransformerModel
 from fairseq_contout.models.build import build_output, forget_vectors
 from fairseq_contout.models.continuous_output import ContinuousDecoder, tie_decoder_input
 from fairseq_contout.models.options import add_continuous_args, check_options
+from fairseq_contout.models.pretrained import add_pretrained_args, load_pretrained
 
 
 class ContinuousTransformerDecoder(ContinuousDecoder, TransformerDecoderBase):
@@ -36,6 +37,7 @@ class ContinuousTransformerModel(TransformerModel):
         """Add model-specific arguments to the parser."""
         super().add_args(parser)
         add_continuous_args(parser)
+        add_pretrained_args(parser)
 
     @classmethod
     def build_decoder(cls, cfg, tgt_dict, embed_tokens):
@@ -53,6 +55,7 @@ class ContinuousTransformerModel(TransformerModel):
         check_options(args)
         forget_vectors(args)
         model = super().build_model(args, task)
+        load_pretrained(args, model)  # first: a table may be tied to the embeddings
         decoder = model.decoder
         output = build_output(args, task, model, decoder.output_embed_dim)
         decoder.attach(output)

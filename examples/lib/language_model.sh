@@ -1,0 +1,150 @@
+# shellcheck shell=bash
+# What a recipe for a language model does otherwise than one for translation: sourced by its run.sh
+# after lib.sh, whose stages it replaces. Text of one language, TARGET_LANG, is taken as it is.
+
+SOURCE_LANG=$TARGET_LANG SUBWORD_METHOD=none TOKENIZE=0
+# what prepare.sh asks of a translation
+PREPROCESS_OPTIONS=() SOFTMAX_OPTIONS=(--share-decoder-input-output-embed)
+
+usage() {
+  cat <<USAGE
+usage: [DATA_DIR=FOLDER] examples/$SET/run.sh RECIPE OUT_DIR [more fairseq-train options]
+
+Trains a language model on $SET and prints one JSON object with its perplexities.
+
+RECIPE      softmax or adaptive (fairseq's transformer_lm, with its adaptive softmax); with a
+            learned table, tied to the input, best (contrastive, beginning with fastText's rows),
+            contrastive or hybrid; with a frozen one contrastive-frozen, cosine, l2, vmf or
+            power-spherical
+OUT_DIR     checkpoints, logs and results.jsonl; the same call again continues, and one with a
+            larger --max-epoch or --max-update trains longer
+
+environment (default):
+  DATA_DIR      folder with the data set's files; downloaded from its own site when unset
+  PREP_DIR      binarised text and table (OUT_DIR/prep); give several runs the same one
+  SEED (1)      of the training;  PREP_SEED (1)  of fastText and table
+  TABLE_SOURCE ($TABLE_SOURCE: fasttext, random or hypercube)  TABLE_DIM ($TABLE_DIM)
+  TABLE_OPTIONS ($TABLE_OPTIONS)  further options of build_table.py
+  VECTORS       fastText .bin, or .vec or .txt file to build the table from; unset: train fastText
+  FASTTEXT_EPOCHS ($FASTTEXT_EPOCHS)  FASTTEXT_THREADS ($FASTTEXT_THREADS; more than 1 is faster, not repeatable)
+  CHECKPOINT ($CHECKPOINT: best or last)  LABEL_SMOOTHING (0) of contrastive and hybrid
+  ADAPTIVE_CUTOFF (4000,12000)  where the adaptive softmax cuts the dictionary
+  SOFTMAX_BATCH ($SOFTMAX_BATCH)  tokens that fairseq-eval-lm scores at once
+  PYTHON        interpreter that has fairseq ($PYTHON)
+USAGE
+}
+
+# Turn RECIPE into CRITERION options and the kind of OUTPUT, as model.sh does.
+recipe_options() {
+  local contrastive=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0}")
+  OUTPUT=frozen INITIAL=
+  case $1 in
+    softmax) OUTPUT=softmax CRITERION=(--criterion cross_entropy) ;;
+    adaptive)
+      OUTPUT=adaptive
+      # fairseq asks for that backend also where there is one process
+      CRITERION=(--criterion adaptive_loss --adaptive-softmax-cutoff "${ADAPTIVE_CUTOFF:-4000,12000}"
+        --ddp-backend legacy_ddp)
+      ;;
+    best) # begins with fastText's rows
+      OUTPUT=learned INITIAL=table TABLE_DIM=$EMBED_DIM
+      CRITERION=("${contrastive[@]}")
+      ;;
+    contrastive) OUTPUT=learned CRITERION=("${contrastive[@]}") ;;
+    hybrid)
+      OUTPUT=learned
+      CRITERION=(--criterion hybrid --label-smoothing "${LABEL_SMOOTHING:-0}")
+      ;;
+    contrastive-frozen) CRITERION=("${contrastive[@]}") ;;
+    cosine) CRITERION=(--criterion cosine) ;;
+    l2) CRITERION=(--criterion l2) ;;
+    vmf) CRITERION=(--criterion vmf) ;;
+    power-spherical) CRITERION=(--criterion power_spherical) ;;
+    *) die "RECIPE must be one of softmax, adaptive, best, contrastive, hybrid, contrastive-frozen, cosine, l2, vmf, power-spherical, but is $1" ;;
+  esac
+  [ "$CHECKPOINT" != average ] || die "CHECKPOINT must be best or last for a language model, but is average"
+}
+
+prepare() {
+  lock_folder "$PREP_DIR" wait # a second run that shares it waits, and then finds it done
+  PIECES=$PREP_DIR/text BIN_DIR=$PREP_DIR/bin RAW=$PREP_DIR/text
+  if [ -z "$DATA_DIR" ] && [ -f "$PREP_DIR/.stamps/data" ]; then
+    DATA_DIR=$(sed 's/^download$//' "$PREP_DIR/.stamps/data")
+  elif [ -n "$DATA_DIR" ]; then
+    [ -d "$DATA_DIR" ] || die "DATA_DIR must be a folder with the files of $SET, but $DATA_DIR is none"
+    DATA_DIR=$(absolute "$DATA_DIR")
+  fi
+  stage "$PREP_DIR" data "${DATA_DIR:-download}" stage_data
+  stage "$PREP_DIR" binarise "fairseq-preprocess --only-source" stage_binarise
+  TABLE='' ENCODER_VECTORS='' DECODER_VECTORS=''
+  if [ "$OUTPUT" = frozen ] || [ "$INITIAL" = table ]; then
+    prepare_table target
+  fi
+  unlock_folder "$PREP_DIR"
+}
+
+stage_binarise() {
+  local split options=(--only-source)
+  for split in train valid test; do
+    options+=("--${split}pref" "$PIECES/$split.$TARGET_LANG")
+  done
+  rm -rf "$BIN_DIR.tmp" "$BIN_DIR"
+  quietly "$FAIRSEQ-preprocess" --destdir "$BIN_DIR.tmp" --workers "$WORKERS" "${options[@]}"
+  cp "$BIN_DIR.tmp/dict.txt" "$BIN_DIR.tmp/dict.$TARGET_LANG.txt" # where prepare.sh looks for it
+  mv "$BIN_DIR.tmp" "$BIN_DIR"
+}
+
+train() {
+  local options architecture=(--arch continuous_transformer_lm)
+  case $OUTPUT in
+    softmax) architecture=(--arch transformer_lm --share-decoder-input-output-embed) ;;
+    adaptive) architecture=(--arch transformer_lm) ;;
+    learned)
+      architecture+=(--target-table learned --share-decoder-input-output-embed)
+      [ -z "$TABLE" ] || architecture+=(--table-init "$TABLE")
+      ;;
+    frozen) architecture+=(--target-table "$TABLE") ;;
+  esac
+  options=(--task language_modeling "${architecture[@]}" "${MODEL_OPTIONS[@]}"
+    "${CRITERION[@]}" "${TRAIN_OPTIONS[@]}" --no-epoch-checkpoints)
+  train_once "$BIN_DIR/dict.txt"
+}
+
+# perplexity SUBSET: to OUT_DIR/SUBSET.log
+perplexity() {
+  stage_again "$OUT_DIR" "perplexity-$1" "model=$(checksum "$WEIGHTS") data=$(checksum "$BIN_DIR/$1.bin") softmax-batch=$SOFTMAX_BATCH" \
+    run_perplexity "$1"
+}
+
+run_perplexity() {
+  local -a blocks=() # as long as those of the training
+  local number
+  for ((number = 1; number < ${#EXTRA[@]}; number++)); do
+    [ "${EXTRA[number - 1]}" != --tokens-per-sample ] || blocks=(--tokens-per-sample "${EXTRA[number]}")
+  done
+  PYTHONWARNINGS=ignore "$FAIRSEQ-eval-lm" "$BIN_DIR" --user-dir "$ROOT/fairseq_contout" \
+    --path "$WEIGHTS" --gen-subset "$1" --softmax-batch "$SOFTMAX_BATCH" \
+    "${EVAL_OPTIONS[@]}" ${blocks[@]+"${blocks[@]}"} >"$OUT_DIR/$1.log.tmp" 2>&1 || {
+    readable <"$OUT_DIR/$1.log.tmp" >&2
+    return 1
+  }
+  mv -f "$OUT_DIR/$1.log.tmp" "$OUT_DIR/$1.log"
+}
+
+evaluate() {
+  local options=() subset
+  WEIGHTS="$OUT_DIR/checkpoints/checkpoint_$CHECKPOINT.pt"
+  [ -f "$WEIGHTS" ] || die "$WEIGHTS does not exist although the training ended; train without options that save nothing"
+  for subset in valid test; do
+    perplexity "$subset"
+  done
+  case $OUTPUT in
+    learned) options+=(--table learned) ;;
+    frozen) options+=(--table "$(basename "$TABLE" .safetensors)") ;;
+  esac
+  [ "$INITIAL" != table ] || options+=(--begins-with "$(basename "$TABLE" .safetensors)")
+  "$PYTHON" "$LIB/score_lm.py" --text "$PIECES" --lang "$TARGET_LANG" --valid "$OUT_DIR/valid.log" --test "$OUT_DIR/test.log" \
+    --train-log "$OUT_DIR/train.log" --train-stats "$OUT_DIR/train_stats.json" \
+    --recipe "$RECIPE" --seed "$SEED" --test-set "$TEST_NAME" --command "$(recipe_command)" \
+    --output "$OUT_DIR/results.jsonl" ${options[@]+"${options[@]}"}
+}

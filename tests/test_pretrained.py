@@ -1,0 +1,211 @@
+"""Translation models that begin with the layers of language models."""
+
+import cli
+import language_data
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from language_data import SIZES, train
+
+TRANSLATION = (
+    "--arch continuous_transformer --share-all-embeddings --target-table learned --criterion "
+    "contrastive --optimizer adam --lr 0.01 --batch-size 20 --encoder-layers 1 --decoder-layers 1 "
+    "--encoder-normalize-before --decoder-normalize-before --no-epoch-checkpoints"
+)
+for _side in ("encoder", "decoder"):
+    TRANSLATION += f" --{_side}-embed-dim 16 --{_side}-ffn-embed-dim 32"
+    TRANSLATION += f" --{_side}-attention-heads 2"
+
+
+@pytest.fixture(scope="module")
+def data(once):
+    return once("language", language_data.make_data) / "data"
+
+
+@pytest.fixture(scope="module")
+def pairs(once, data):
+    """English to itself, in the dictionary of the language models."""
+
+    def make(folder):
+        for split in ("train", "valid"):
+            for lang in ("src", "tgt"):
+                (folder / f"{split}.{lang}").write_text((data.parent / split).read_text())
+        cli.call(
+            "preprocess", "-s", "src", "-t", "tgt", "--trainpref", folder / "train", "--validpref",
+            folder / "valid", "--destdir", folder / "data", "--srcdict", data / "dict.txt",
+            "--joined-dictionary", "--workers", 1,
+        )  # fmt: skip
+
+    return once("pairs", make) / "data"
+
+
+def pretrain(once, data, name, *options):
+    folder = once(
+        "pretrained-" + "".join([name, *options]),
+        lambda folder: train(data, folder, name, *options),
+    )
+    return folder / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="module")
+def causal(once, data):
+    return pretrain(once, data, "transformer")
+
+
+@pytest.fixture(scope="module")
+def masked(once, data):
+    return pretrain(once, data, "masked-learned", "--encoder-normalize-before")
+
+
+def translate(pairs, folder, *options, updates=1):
+    return cli.call(
+        "train", pairs, "--task", "translation", "-s", "src", "-t", "tgt", *TRANSLATION.split(),
+        "--save-dir", folder, "--max-update", updates, *options,
+    )  # fmt: skip
+
+
+def weights(path):
+    return checkpoint_utils.load_checkpoint_to_cpu(str(path))["model"]
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_layers_of_a_causal_model(pairs, causal, tmp_path, part):
+    output = translate(pairs, tmp_path, f"--pretrained-{part}", causal, "--lr", 0)
+    assert f"--pretrained-{part} {causal}: " in output and "tensors loaded" in output
+    found, given = weights(tmp_path / "checkpoint_last.pt"), weights(causal)
+    moved = [key for key in given if key.startswith("decoder.layers.") or "layer_norm" in key]
+    assert len(moved) > 10
+    for key in moved:
+        torch.testing.assert_close(found[part + key[len("decoder") :]], given[key])
+    shared = found["encoder.embed_tokens.weight"]
+    torch.testing.assert_close(shared, given["decoder.embed_tokens.weight"])
+    assert any("encoder_attn" in key for key in found)
+
+
+def test_decoding_needs_no_other_file(pairs, once, data, tmp_path):
+    path = tmp_path / "lm.pt"
+    path.write_bytes(pretrain(once, data, "transformer").read_bytes())
+    translate(pairs, tmp_path, "--pretrained-decoder", path, updates=3)
+    path.unlink()
+    output = cli.call(
+        "generate", pairs, "--path", tmp_path / "checkpoint_last.pt", "--gen-subset", "valid",
+        "--beam", 2, "--batch-size", 20, "--max-len-b", 5,
+    )  # fmt: skip
+    assert len(cli.translations(output)) == 40
+
+
+def test_a_training_goes_on_from_its_own_layers(pairs, causal, tmp_path):
+    options = ["--pretrained-decoder", causal]
+    translate(pairs, tmp_path, *options, updates=3)
+    before = weights(tmp_path / "checkpoint_last.pt")
+    given = weights(causal)["decoder.layers.0.fc1.weight"]
+    assert not torch.equal(before["decoder.layers.0.fc1.weight"], given)
+    # the file once more, and a learning rate of 0: nothing moves
+    translate(pairs, tmp_path, *options, "--lr", 0, "--reset-optimizer", updates=4)
+    after = weights(tmp_path / "checkpoint_last.pt")
+    torch.testing.assert_close(after, before)
+
+
+@pytest.mark.parametrize("name", ["table_ema", "table_lr_scale"])
+def test_a_tied_table_begins_with_the_embeddings(pairs, once, data, tmp_path, name):
+    """The rows of the language model, as it read them, whatever either side multiplies."""
+    plain = pretrain(once, data, "transformer")
+    flag = f"--{name.replace('_', '-')}"
+    value = 0.9 if name == "table_ema" else 4
+    theirs = plain if name == "table_ema" else pretrain(once, data, "transformer", flag, "4")
+    given = weights(theirs)["decoder.embed_tokens.weight"]
+    given = given if name == "table_ema" else 4 * given
+    options = ["--pretrained-decoder", theirs, "--lr", 0, "--seed", 7]
+    translate(pairs, tmp_path / "plain", *options)
+    torch.testing.assert_close(
+        weights(tmp_path / "plain" / "checkpoint_last.pt")["decoder.embed_tokens.weight"], given
+    )
+    translate(pairs, tmp_path / "with", *options, flag, value)
+    found = weights(tmp_path / "with" / "checkpoint_last.pt")
+    if name == "table_ema":
+        torch.testing.assert_close(found["decoder.continuous_output.table.average"], given)
+    else:
+        torch.testing.assert_close(4 * found["decoder.embed_tokens.weight"], given)
+
+
+#: what RoBERTa has and fairseq's Transformer has not by itself
+ROBERTA = ["--encoder-learned-pos", "--max-source-positions", "40", "--layernorm-embedding"]
+ROBERTA += ["--no-scale-embedding", "--activation-fn", "gelu"]
+
+
+def test_layers_of_a_masked_model(pairs, masked, tmp_path):
+    translate(pairs, tmp_path, "--pretrained-encoder", masked, "--lr", 0, *ROBERTA)
+    found, given = weights(tmp_path / "checkpoint_last.pt"), weights(masked)
+    prefix = "encoder.sentence_encoder."
+    moved = [key for key in given if key.startswith(prefix) and "embed_tokens" not in key]
+    assert len(moved) > 10 and any("embed_positions" in key for key in moved)
+    for key in moved:
+        torch.testing.assert_close(found["encoder." + key[len(prefix) :]], given[key])
+    rows = given[prefix + "embed_tokens.weight"]
+    torch.testing.assert_close(found["encoder.embed_tokens.weight"], rows[:-1])  # no <mask>
+
+
+def test_files_that_do_not_fit(pairs, data, causal, masked, once, tmp_path):
+    def message(*options):
+        with pytest.raises(ValueError) as caught:
+            translate(pairs, tmp_path / "out", *options)
+        return str(caught.value)
+
+    flag = "--pretrained-decoder"
+    found = message(flag, causal, "--decoder-ffn-embed-dim", 24)
+    assert "layers.0.fc1.bias has the shape (32,), the model's (24,)" in found
+    found = message(flag, causal, "--decoder-layers", 2)
+    assert "layers.1.fc1.bias is in the model alone" in found and "more)" in found
+    assert "none.pt" in message(flag, tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("text")
+    assert "must be a checkpoint of fairseq-train" in message(flag, tmp_path / "text.pt")
+    found = message("--pretrained-encoder", masked, *ROBERTA[:-2])
+    assert "activation_fn was gelu, and activation_fn is relu" in found
+    found = message(flag, causal, "--decoder-attention-heads", 4)
+    assert "decoder_attention_heads was 2, and decoder_attention_heads is 4" in found
+    found = message(flag, causal, "--no-token-positional-embeddings")
+    assert "no_token_positional_embeddings was False, and" in found
+    assert "is in the file alone" in message(flag, pretrain(once, data, "lstm"))
+    reads_rows = pretrain(once, data, "transformer-vmf")
+    assert "must have an embedding of each word, but reads" in message(flag, reads_rows)
+    few = pretrain(once, data, "transformer-few-words")
+    assert "was trained with --input-words 50; train one without" in message(flag, few)
+    softmax = tmp_path / "softmax"
+    cli.call(
+        "train", data, "--task", "language_modeling", "--arch", "transformer_lm", "--save-dir",
+        softmax, "--max-update", 1, "--batch-size", 20, "--tokens-per-sample", 40,
+        *SIZES["continuous_transformer_lm"].split(), "--optimizer", "adam", "--lr", 0.01,
+    )  # fmt: skip
+    assert "has no target table" in message(flag, softmax / "checkpoint_last.pt")
+
+
+def test_options_that_begin_the_same_embeddings(pairs, data, causal, once, tmp_path):
+    def message(*options):
+        with pytest.raises(ValueError) as caught:
+            translate(pairs, tmp_path / "out", *options)
+        return str(caught.value)
+
+    other = pretrain(once, data, "transformer", "--seed", "5")
+    found = message("--pretrained-encoder", causal, "--pretrained-decoder", other)
+    assert "have different embeddings, but --share-all-embeddings has one for both" in found
+    translate(pairs, tmp_path, "--pretrained-encoder", causal, "--pretrained-decoder", causal)
+    flag = ["--pretrained-decoder", causal]
+    table = data.parent / "table.safetensors"
+    assert f"--table-init {table} both say what" in message(*flag, "--table-init", table)
+    vectors = tmp_path / "vectors"
+    vectors.write_text("1 16\nthe " + " ".join(["1"] * 16) + "\n")
+    found = message(*flag, "--encoder-embed-path", vectors, "--decoder-embed-path", vectors)
+    assert f"-embed-path {vectors} both say what the same embeddings are" in found
+
+
+def test_another_dictionary(once, causal, tmp_path):
+    folder = once("language", language_data.make_data)
+    for split in ("train", "valid"):
+        for lang in ("src", "tgt"):
+            (tmp_path / f"{split}.{lang}").write_text((folder / "valid").read_text())
+    cli.call(
+        "preprocess", "-s", "src", "-t", "tgt", "--trainpref", tmp_path / "train", "--validpref",
+        tmp_path / "valid", "--destdir", tmp_path / "data", "--joined-dictionary", "--workers", 1,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="was trained with another dictionary than the"):
+        translate(tmp_path / "data", tmp_path / "out", "--pretrained-decoder", causal)
