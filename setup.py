@@ -36,6 +36,7 @@ setup(
             "pytest-xdist>=3",
             "ruff>=0.5",
         ],
+        "benchmarks": ["gensim>=4.2", "matplotlib>=3.5"],  # gensim: benchmarks/word_similarity.py
         "corpus": ["pysword>=0.2.8"],  # only to extract the bundled corpus anew
     },
 )
