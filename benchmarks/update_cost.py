@@ -34,7 +34,19 @@ RECIPES = {
     "syn-margin": ["--criterion", "syn_margin"],
     "power-spherical": ["--criterion", "power_spherical"],
 }
-
+#: of a language model, which is trained without label smoothing
+LANGUAGE_MODELS = {
+    "softmax": ["--criterion", "cross_entropy"],
+    "adaptive": ["--criterion", "adaptive_loss", "--ddp-backend", "legacy_ddp"],
+    "contrastive": ["--criterion", "contrastive"],
+    "contrastive-frozen": ["--criterion", "contrastive"],
+    "hybrid": ["--criterion", "hybrid"],
+}
+#: --task → softmax architecture, and what --share means there
+TASKS = {
+    "translation": ("transformer", "--share-all-embeddings"),
+    "language_modeling": ("transformer_lm", "--share-decoder-input-output-embed"),
+}
 
 #: recipes whose table is learned with the model, tied to the embeddings that a softmax is tied to
 LEARNED = ("contrastive", "hybrid")
@@ -45,19 +57,21 @@ def build(recipe, arguments, extra):
     from fairseq import options, tasks
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
-    softmax = recipe == "softmax"
-    flags = [arguments.data, "--user-dir", str(ROOT / "fairseq_contout"), "--task", "translation"]
+    softmax, translation = recipe in ("softmax", "adaptive"), arguments.task == "translation"
+    arch, share = TASKS[arguments.task]
+    flags = [arguments.data, "--user-dir", str(ROOT / "fairseq_contout"), "--task", arguments.task]
     flags += ["--optimizer", "adam", "--lr", "0.001", "--max-tokens", str(arguments.max_tokens)]
-    flags += ["--arch", "transformer" if softmax else "continuous_transformer"]
-    if softmax or recipe in LEARNED:
-        flags += ["--share-all-embeddings"] if arguments.share else []
+    flags += ["--arch", arch if softmax else f"continuous_{arch}"]
+    if recipe == "adaptive":  # whose words have no matrix that could be shared
+        flags += ["--adaptive-softmax-cutoff", arguments.adaptive_cutoff]
+    elif softmax or recipe in LEARNED:
+        flags += [share] if arguments.share else []
         flags += [] if softmax else ["--target-table", "learned"]
     else:
         flags += ["--target-table", arguments.table]
-        flags += ["--decoder-input", "encoder"] if arguments.share else []
-    parsed = options.parse_args_and_arch(
-        options.get_training_parser(), flags + RECIPES[recipe] + extra
-    )
+        flags += ["--decoder-input", "encoder"] if arguments.share and translation else []
+    own = RECIPES if translation else {**RECIPES, **LANGUAGE_MODELS}
+    parsed = options.parse_args_and_arch(options.get_training_parser(), flags + own[recipe] + extra)
     config = convert_namespace_to_omegaconf(parsed)
     task = tasks.setup_task(config.task)
     torch.manual_seed(1)
@@ -131,7 +145,11 @@ def main():
     )
     parser.add_argument("data", help="folder that fairseq-preprocess made")
     parser.add_argument("--table", required=True, help="target table of the target dictionary")
-    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--task", choices=list(TASKS), default="translation")
+    parser.add_argument(
+        "--recipes", nargs="+", default=list(RECIPES), choices=[*RECIPES, "adaptive"]
+    )
+    parser.add_argument("--adaptive-cutoff", default="4000,12000", help="of the recipe adaptive")
     parser.add_argument("--updates", type=int, default=20, help="batches that count, after 2")
     parser.add_argument("--max-tokens", type=int, default=4096)
     parser.add_argument("--share", action="store_true", help="one embedding for both sides")
@@ -139,6 +157,8 @@ def main():
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
     arguments, extra = parser.parse_known_args()
+    if "adaptive" in arguments.recipes and arguments.task == "translation":
+        parser.error("the recipe adaptive is one of --task language_modeling; leave it out")
     if not MALLOC.keys() <= os.environ.keys():  # as the recipes train; read when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], {**MALLOC, **os.environ})
     sys.path.insert(0, str(ROOT))
