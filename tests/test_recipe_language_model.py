@@ -11,7 +11,7 @@ DEMO = REPOSITORY / "examples" / "demo" / "data"
 
 TINY = ["--decoder-layers", "1", "--decoder-embed-dim", "16", "--decoder-ffn-embed-dim", "32"]
 TINY += ["--decoder-attention-heads", "2", "--max-update", "6", "--max-epoch", "9"]
-TINY += ["--tokens-per-sample", "64"]
+TINY += ["--tokens-per-sample", "64", "--decoder-input-dim", "16", "--decoder-output-dim", "16"]
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,9 @@ EMBED_DIM=256
 # shellcheck source=../lib/language_model.sh
 . "$LIB/language_model.sh"
 
+# fairseq's transformer_lm has embeddings of 512 unless the last two say otherwise
 MODEL_OPTIONS=(--decoder-layers 2 --decoder-embed-dim 256 --decoder-ffn-embed-dim 1024
-  --decoder-attention-heads 4 --dropout 0.2)
+  --decoder-attention-heads 4 --dropout 0.2 --decoder-input-dim 256 --decoder-output-dim 256)
 TRAIN_OPTIONS=(--optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
   --lr 2e-3 --lr-scheduler inverse_sqrt --warmup-updates 400
   --tokens-per-sample 256 --sample-break-mode none --max-tokens 4096 --max-epoch 6)
