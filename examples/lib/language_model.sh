@@ -68,12 +68,7 @@ recipe_options() {
 prepare() {
   lock_folder "$PREP_DIR" wait # a second run that shares it waits, and then finds it done
   PIECES=$PREP_DIR/text BIN_DIR=$PREP_DIR/bin RAW=$PREP_DIR/text
-  if [ -z "$DATA_DIR" ] && [ -f "$PREP_DIR/.stamps/data" ]; then
-    DATA_DIR=$(sed 's/^download$//' "$PREP_DIR/.stamps/data")
-  elif [ -n "$DATA_DIR" ]; then
-    [ -d "$DATA_DIR" ] || die "DATA_DIR must be a folder with the files of $SET, but $DATA_DIR is none"
-    DATA_DIR=$(absolute "$DATA_DIR")
-  fi
+  find_data_dir
   stage "$PREP_DIR" data "${DATA_DIR:-download}" stage_data
   stage "$PREP_DIR" binarise "fairseq-preprocess --only-source" stage_binarise
   TABLE='' ENCODER_VECTORS='' DECODER_VECTORS=''

@@ -13,13 +13,7 @@ prepare() {
   RAW=$PREP_DIR/raw CLEAN=$PREP_DIR/clean PIECES=$PREP_DIR/pieces BIN_DIR=$PREP_DIR/bin
   SUBWORD_MODEL=$PREP_DIR/subwords.codes
   [ "$SUBWORD_METHOD" != sentencepiece ] || SUBWORD_MODEL=$PREP_DIR/subwords.model
-  # the folder of the first run serves the later ones, which need not name it again
-  if [ -z "$DATA_DIR" ] && [ -f "$PREP_DIR/.stamps/data" ]; then
-    DATA_DIR=$(sed 's/^download$//' "$PREP_DIR/.stamps/data")
-  elif [ -n "$DATA_DIR" ]; then
-    [ -d "$DATA_DIR" ] || die "DATA_DIR must be a folder with the files of $SET, but $DATA_DIR is none"
-    DATA_DIR=$(absolute "$DATA_DIR")
-  fi
+  find_data_dir
   if declare -F recipe_layout >/dev/null; then
     recipe_layout # a data set that comes in more than one form looks which one it is
   fi
@@ -32,6 +26,16 @@ prepare() {
   [ "$INITIAL" != table ] || prepare_table both
   [ -z "$INITIAL" ] || prepare_inputs
   unlock_folder "$PREP_DIR"
+}
+
+# Make DATA_DIR absolute. That of the first run serves the later ones, which need not name it again.
+find_data_dir() {
+  if [ -z "$DATA_DIR" ] && [ -f "$PREP_DIR/.stamps/data" ]; then
+    DATA_DIR=$(sed 's/^download$//' "$PREP_DIR/.stamps/data")
+  elif [ -n "$DATA_DIR" ]; then
+    [ -d "$DATA_DIR" ] || die "DATA_DIR must be a folder with the files of $SET, but $DATA_DIR is none"
+    DATA_DIR=$(absolute "$DATA_DIR")
+  fi
 }
 
 joined_dictionary() {

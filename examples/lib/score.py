@@ -88,6 +88,13 @@ def training_cost(log: Path, stats: Path) -> dict:
     }
 
 
+def write_result(path: Path, result: dict):
+    """Write a result as one line of JSON, atomically."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def parse(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--beam", type=Path, required=True, help="output of beam search")
@@ -134,9 +141,7 @@ def main(argv=None):
     if args.begins_with is not None:
         result.update(begins_with=args.begins_with)
     result.update(command=args.command)
-    temporary = args.output.with_name(args.output.name + ".tmp")
-    temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    os.replace(temporary, args.output)
+    write_result(args.output, result)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """Write the result of a language model as one JSON line."""
 
 import argparse
-import json
-import os
 import re
 import sys
 from pathlib import Path
 
-from score import read_lines, training_cost
+from score import read_lines, training_cost, write_result
 
 EVALUATED = re.compile(r"Evaluated ([\d,]+) tokens")
 PERPLEXITY = re.compile(r"Loss \(base 2\): -?(?:[\d.]+|inf|nan), Perplexity: ([\d.]+|inf|nan)")
@@ -67,9 +65,7 @@ def main(argv=None):
     if args.begins_with is not None:
         result.update(begins_with=args.begins_with)
     result.update(command=args.command)
-    temporary = args.output.with_name(args.output.name + ".tmp")
-    temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    os.replace(temporary, args.output)
+    write_result(args.output, result)
 
 
 if __name__ == "__main__":
