@@ -42,6 +42,11 @@ def signature_hex(words: Tensor) -> str:
     return b"".join(round(word).to_bytes(2, "big") for word in words.tolist()).hex()
 
 
+def without_beginning(target: Tensor, dictionary) -> Tensor:
+    """Put padding where a target is ``<s>``, which no model may emit: ``(B, T)`` → ``(B, T)``."""
+    return target.masked_fill(target.eq(dictionary.bos()), dictionary.pad())
+
+
 def emittable_rows(dictionary) -> Tensor:
     """Tell which symbols a model may emit.
 

@@ -18,6 +18,7 @@ from fairseq_contout.models.continuous_output import ContinuousDecoder, tie_deco
 from fairseq_contout.models.lstm import ContinuousLSTMDecoder
 from fairseq_contout.models.options import add_continuous_args, add_input_args, check_options
 from fairseq_contout.models.shortlist_embedding import read_fewer_words
+from fairseq_contout.symbols import without_beginning
 
 #: Options of --character-embeddings.
 _CHARACTERS = ("character_filters", "character_embedding_dim", "char_embedder_highway_layers")
@@ -91,9 +92,8 @@ class _WithoutBeginning:
 
     def get_targets(self, sample, net_output):
         """Return the tokens to predict, padding elsewhere: ``(B, T)``."""
-        dictionary = self.decoder.dictionary
         target = super().get_targets(sample, net_output)
-        return target.masked_fill(target.eq(dictionary.bos()), dictionary.pad())
+        return without_beginning(target, self.decoder.dictionary)
 
 
 @register_model("continuous_transformer_lm")

@@ -13,6 +13,7 @@ from fairseq_contout.models.options import (
     check_options,
 )
 from fairseq_contout.models.shortlist_embedding import read_fewer_words
+from fairseq_contout.symbols import without_beginning
 
 
 class ContinuousMaskedLMEncoder(RobertaEncoder):
@@ -141,9 +142,8 @@ class ContinuousMaskedLanguageModel(RobertaModel):
 
         fairseq also masks the ``<s>`` that begins every block, which no model should have to say.
         """
-        dictionary = self.encoder.dictionary
         target = super().get_targets(sample, net_output)
-        return target.masked_fill(target.eq(dictionary.bos()), dictionary.pad())
+        return without_beginning(target, self.encoder.dictionary)
 
     def get_normalized_probs(self, net_output, log_probs, sample=None):
         """Return (log-)probabilities over the dictionary, ``(B, T, V)``."""
