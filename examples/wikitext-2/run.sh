@@ -25,7 +25,7 @@ MODEL_OPTIONS=(--decoder-layers 2 --decoder-embed-dim 256 --decoder-ffn-embed-di
   --decoder-attention-heads 4 --dropout 0.2 --decoder-input-dim 256 --decoder-output-dim 256)
 TRAIN_OPTIONS=(--optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
   --lr 2e-3 --lr-scheduler inverse_sqrt --warmup-updates 400
-  --tokens-per-sample 256 --sample-break-mode none --max-tokens 4096 --max-epoch 6)
+  --tokens-per-sample 256 --sample-break-mode none --max-tokens 2048 --max-epoch 1)
 EVAL_OPTIONS=(--tokens-per-sample 256 --sample-break-mode none --max-tokens 4096)
 
 corpus() {
