@@ -10,7 +10,7 @@ set -euo pipefail
 GIVEN=
 for name in SEED PREP_SEED SUBWORDS SUBWORD_METHOD TOKENIZE LOWERCASE MAX_LENGTH MAX_RATIO SCORE \
   TABLE_SOURCE TABLE_DIM TABLE_OPTIONS VECTORS FASTTEXT_EPOCHS FASTTEXT_THREADS LABEL_SMOOTHING \
-  VALID_EVERY MODEL SIZE BEAM CHECKPOINT AVERAGE LENPEN GENERATE_OPTIONS SOFTMAX_BATCH \
+  VALID_EVERY MONO_TEXT PRETRAIN_UPDATES MODEL SIZE BEAM CHECKPOINT AVERAGE LENPEN GENERATE_OPTIONS SOFTMAX_BATCH \
   ADAPTIVE_CUTOFF; do
   [ -z "${!name+set}" ] || GIVEN+="$name=$(printf %q "${!name}") "
 done
@@ -27,6 +27,8 @@ fi
 . "$LIB/common.sh"
 # shellcheck source=lib/prepare.sh
 . "$LIB/prepare.sh"
+# shellcheck source=lib/pretrain.sh
+. "$LIB/pretrain.sh"
 # shellcheck source=lib/model.sh
 . "$LIB/model.sh"
 
@@ -37,8 +39,8 @@ usage: [DATA_DIR=FOLDER] examples/$SET/run.sh RECIPE OUT_DIR [more fairseq-train
 Trains $SOURCE_LANG → $TARGET_LANG on $SET, decodes its test set and prints one JSON object.
 
 RECIPE      softmax (fairseq's own architecture and criterion); with a learned target table best
-            (contrastive, beginning with fastText's rows), contrastive, hybrid, cosine-learned
-            (collapses); with a frozen one best-frozen (contrastive-frozen with input embeddings
+            (contrastive, beginning with fastText's rows), pretrained (beginning with a language
+            model), contrastive, hybrid, cosine-learned (collapses); with a frozen one best-frozen (contrastive-frozen with input embeddings
             that begin with fastText's), contrastive-frozen, cosine, l2, vmf, vmf-authors, margin,
             margin-batch, syn-margin or power-spherical
 OUT_DIR     checkpoints, logs, translations and results.jsonl; the same call again continues, and one
@@ -55,6 +57,8 @@ environment (default):
   TABLE_OPTIONS further options of build_table.py, such as "--mix-random 0.5" or "--center"
   VECTORS       fastText .bin, or .vec or .txt file to build the table from; unset: train fastText
   FASTTEXT_EPOCHS ($FASTTEXT_EPOCHS)  FASTTEXT_THREADS ($FASTTEXT_THREADS; more than 1 is faster, not repeatable)
+  MONO_TEXT     of pretrained: prefix,… of further raw text, prefix.$SOURCE_LANG or prefix.$TARGET_LANG or
+                both (also .gz, .xz), not parallel  PRETRAIN_UPDATES ($PRETRAIN_UPDATES)
   BEAM ($BEAM)  GENERATE_OPTIONS  more fairseq-generate options
   LENPEN ($LENPEN)   length penalty of the beam search, or several (0.6,1,2): the one with the best BLEU
                 on the validation data is taken
@@ -72,6 +76,7 @@ recipe_defaults() {
   : "${TABLE_SOURCE:=fasttext}" "${TABLE_DIM:=300}" "${TABLE_OPTIONS:=}" "${VECTORS:=}"
   : "${FASTTEXT_EPOCHS:=5}" "${FASTTEXT_THREADS:=1}" "${TEST_SETS:=}" "${DATA_DIR:=}"
   : "${DATA_URL:=}" "${WORKERS:=2}" "${GENERATE_OPTIONS:=}"
+  : "${MONO_TEXT:=}" "${PRETRAIN_UPDATES:=2000}"
 }
 
 # Read RECIPE OUT_DIR and the rest; set OUT_DIR, PREP_DIR, EXTRA (an array) and absolute paths.
@@ -120,8 +125,10 @@ recipe_run() {
   {
     check_tools
     check_test_sets
+    check_pretraining
     lock_folder "$OUT_DIR" fail
     prepare
+    pretrain
     train
     evaluate
   } >&2

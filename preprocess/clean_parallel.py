@@ -28,19 +28,10 @@ from preprocess.common import (  # noqa: E402
 )
 
 
-def parser() -> Parser:
-    parser = Parser(__doc__)
+def add_cleaning_args(parser: Parser):
+    """Add what :class:`Cleaner` reads."""
     flag = argparse.BooleanOptionalAction
-    parser.add_argument("input", metavar="IN_PREFIX", help="of the two files to read")
-    parser.add_argument("output", metavar="OUT_PREFIX", help="of the two files to write")
-    parser.add_argument("--source-lang", "-s", required=True, help="suffix and language, like de")
-    parser.add_argument("--target-lang", "-t", required=True, help="suffix and language, like en")
-    parser.add_argument("--min-length", type=number(int, 0), help="in tokens, on both sides")
-    parser.add_argument("--max-length", type=number(int, 1), help="in tokens, on both sides")
-    parser.add_argument(
-        "--ratio", type=number(float, 1), help="longer side over shorter side, at most this"
-    )
-    parser.add_argument("--lowercase", action=flag, default=False, help="lower-case both sides")
+    parser.add_argument("--lowercase", action=flag, default=False, help="lower-case the text")
     parser.add_argument(
         "--tokenize",
         action=flag,
@@ -56,6 +47,20 @@ def parser() -> Parser:
     parser.add_argument(
         "--escape", action=flag, default=True, help="when tokenising, write & as &amp; and so on"
     )
+
+
+def parser() -> Parser:
+    parser = Parser(__doc__)
+    parser.add_argument("input", metavar="IN_PREFIX", help="of the two files to read")
+    parser.add_argument("output", metavar="OUT_PREFIX", help="of the two files to write")
+    parser.add_argument("--source-lang", "-s", required=True, help="suffix and language, like de")
+    parser.add_argument("--target-lang", "-t", required=True, help="suffix and language, like en")
+    parser.add_argument("--min-length", type=number(int, 0), help="in tokens, on both sides")
+    parser.add_argument("--max-length", type=number(int, 1), help="in tokens, on both sides")
+    parser.add_argument(
+        "--ratio", type=number(float, 1), help="longer side over shorter side, at most this"
+    )
+    add_cleaning_args(parser)
     parser.add_argument("--workers", type=number(int, 1), default=1, help="processes that tokenise")
     return parser
 

@@ -263,3 +263,32 @@ def test_subwords_bad_input(tmp_path, capsys):
     options = ["--method", "sentencepiece", "--dropout", "0.1", "--model", good, "--input", good]
     assert "--dropout 0.1" in message("apply_subwords", *options, *out)
     assert "at most 1" in message("apply_subwords", "--dropout", 2, *model, "--input", good, *out)
+
+
+# ---- clean_monolingual ---------------------------------------------------------------------------
+
+
+def test_monolingual_text_is_cleaned_as_parallel_text_is(tmp_path, capsys):
+    lines = ["Ein  Haus & ein „Garten“.", "", "Zwei-drei Wörter", "eins zwei drei vier fünf sechs"]
+    (tmp_path / "in.de").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "in.en").write_text("a\n\nb\nc\n")
+    pair = ("-s", "de", "-t", "en", "--lowercase", tmp_path / "in", tmp_path / "pair")
+    assert call("clean_parallel", *pair) == 0
+    options = ["--language", "de", "--lowercase", "--output", tmp_path / "out"]
+    assert call("clean_monolingual", *options, tmp_path / "in.de", tmp_path / "in.de") == 0
+    expected = [line for line in (tmp_path / "pair.de").read_text().splitlines() if line]
+    assert (tmp_path / "out").read_text().splitlines() == 2 * expected and len(expected) == 3
+    assert "6 lines kept, 2 left out" in capsys.readouterr().out
+    assert call("clean_monolingual", *options, "--max-length", "5", tmp_path / "in.de") == 0
+    assert (tmp_path / "out").read_text().splitlines() == [expected[1]]
+
+
+def test_clean_monolingual_errors(tmp_path, capsys):
+    def refusal(*arguments):
+        return fails(capsys, tmp_path, "clean_monolingual", "-l", "de", *arguments)
+
+    path = tmp_path / "in.de"
+    path.write_text("\n\n")
+    assert "at least one line must be left" in refusal("--output", tmp_path / "out", path)
+    assert "must not be overwritten" in refusal("--output", path, path)
+    assert "does not exist" in refusal("--output", tmp_path / "no" / "out", path)

@@ -293,3 +293,17 @@ def test_results_table(tmp_path):
     row = next(line for line in text.splitlines() if line.startswith("| vmf"))
     assert row.split(" | ")[1:4] == ["fasttext", "2", "30.00"]
     assert row.split(" | ")[8:10] == ["0.250", "0.50"]
+
+
+def test_pretraining_is_checked_before_anything_is_made(tmp_path):
+    def refusal(folder, **more):
+        message = error(run(folder, "pretrained", tmp_path / "o", **more))
+        assert not (tmp_path / "o" / "prep" / ".stamps").exists()
+        return message
+
+    assert "one dictionary and one embedding" in refusal("iwslt14.de-en")
+    assert "one dictionary and one embedding" in refusal("multi30k.de-en", SUBWORD_METHOD="none")
+    assert "updates, 1 or more, but is 1e3" in refusal("multi30k.de-en", PRETRAIN_UPDATES="1e3")
+    (tmp_path / "a.en").write_text("one\n")
+    text = f"{tmp_path}/a,{tmp_path}/b"
+    assert f"{tmp_path}/b, but there is no" in refusal("multi30k.de-en", MONO_TEXT=text)

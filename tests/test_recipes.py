@@ -137,6 +137,29 @@ def test_recipe(tmp_path, name):
     assert tokens in softmax[0]["bleu_signature"]
 
 
+def test_pretrained(tmp_path):
+    recipe_data.iwslt14_prepared(tmp_path / "data", 200)
+    recipe_data.multi30k(tmp_path / "more", 100)
+    (tmp_path / "more" / "val.de.xz").unlink()  # text of one language
+    more = {"SIZE": "small", "DATA_DIR": tmp_path / "data", "PREP_DIR": tmp_path / "prep"}
+    text = ",".join(str(tmp_path / "more" / name) for name in ("train", "val"))
+    more.update(MONO_TEXT=text, PRETRAIN_UPDATES=5)
+    command = ["iwslt14.de-en", "pretrained", tmp_path / "ours", *TRANSFORMER]
+    result = results(run(*command, **more))[0]
+    check(result, "pretrained", "iwslt14-test")
+    assert result["begins_with"] == "language-model" and "PRETRAIN_UPDATES=5 " in result["command"]
+    (folder,) = (tmp_path / "prep").glob("language-model-*")
+    assert json.loads((folder / "train_stats.json").read_text())["cpu_seconds"] > 0
+    assert "num_updates 5" in (folder / "train.log").read_text()
+    log = (tmp_path / "ours" / "train.log").read_text()
+    assert log.count("tensors loaded") == 2
+    pieces = tmp_path / "prep" / "pieces"
+    counts = {
+        name: len((pieces / name).read_text().splitlines()) for name in ("mono.de", "mono.en")
+    }
+    assert counts["mono.en"] > counts["mono.de"] > 0
+
+
 @pytest.mark.parametrize("recipe", ["softmax", "contrastive"])
 def test_average_of_the_last_epochs(tmp_path, recipe):
     recipe_data.multi30k(tmp_path / "data", 300)

@@ -19,6 +19,11 @@ recipe_options() {
       [ "$TABLE_SOURCE" != fasttext ] || [ -n "$TABLE_OPTIONS" ] || TABLE_OPTIONS=--center
       CRITERION=("${contrastive[@]}")
       ;;
+    pretrained) # a language model, which begins with the same rows, before it: pretrain.sh
+      OUTPUT=learned INITIAL=language-model TABLE_DIM=${EMBED_DIM:-$TABLE_DIM}
+      [ "$TABLE_SOURCE" != fasttext ] || [ -n "$TABLE_OPTIONS" ] || TABLE_OPTIONS=--center
+      CRITERION=("${contrastive[@]}")
+      ;;
     best-frozen) # and with a frozen one
       INITIAL=inputs
       CRITERION=("${contrastive[@]}")
@@ -44,7 +49,7 @@ recipe_options() {
     margin-batch) CRITERION=(--criterion margin --negatives batch) ;;
     syn-margin) CRITERION=(--criterion syn_margin) ;;
     power-spherical) CRITERION=(--criterion power_spherical) ;;
-    *) die "RECIPE must be one of softmax, best, best-frozen, contrastive, hybrid, cosine-learned, contrastive-frozen, cosine, l2, vmf, vmf-authors, margin, margin-batch, syn-margin, power-spherical, but is $1" ;;
+    *) die "RECIPE must be one of softmax, best, best-frozen, pretrained, contrastive, hybrid, cosine-learned, contrastive-frozen, cosine, l2, vmf, vmf-authors, margin, margin-batch, syn-margin, power-spherical, but is $1" ;;
   esac
 }
 
@@ -69,6 +74,11 @@ train() {
   esac
   [ -z "$ENCODER_VECTORS" ] || architecture+=(--encoder-embed-path "$ENCODER_VECTORS")
   [ -z "$DECODER_VECTORS" ] || architecture+=(--decoder-embed-path "$DECODER_VECTORS")
+  if [ -n "$LANGUAGE_MODEL" ]; then
+    # LayerNorm before each part is what fairseq's language models have
+    architecture+=(--pretrained-encoder "$LANGUAGE_MODEL" --pretrained-decoder "$LANGUAGE_MODEL"
+      --encoder-normalize-before --decoder-normalize-before)
+  fi
   options=(--task translation --source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG"
     "${architecture[@]}" ${MODEL_OPTIONS[@]+"${MODEL_OPTIONS[@]}"}
     "${CRITERION[@]}" "${TRAIN_OPTIONS[@]}" "${keep[@]}")
@@ -83,7 +93,7 @@ train_once() {
   # paths differ between machines and prove nothing: the contents count
   local inputs identity name
   inputs="${options[*]} data=$(checksum "$@")"
-  for name in TABLE ENCODER_VECTORS DECODER_VECTORS; do
+  for name in TABLE ENCODER_VECTORS DECODER_VECTORS LANGUAGE_MODEL; do
     [ -z "${!name}" ] || inputs="${inputs//${!name}/$name} $name=$(checksum "${!name}")"
   done
   inputs="${inputs//$ROOT\//}"
@@ -184,6 +194,7 @@ score() {
   case $INITIAL in
     table) options+=(--begins-with "$(basename "$TABLE" .safetensors)") ;;
     inputs) options+=(--begins-with "$(basename "$ENCODER_VECTORS" .vec)") ;;
+    language-model) options+=(--begins-with language-model) ;;
   esac
   [ "$SCORE" = detokenized ] || options+=(--tokenized)
   [ "$LOWERCASE" = 0 ] || options+=(--lowercase)

@@ -23,8 +23,12 @@ prepare() {
   stage "$PREP_DIR" binarise "fairseq-preprocess${PREPROCESS_OPTIONS[*]+ ${PREPROCESS_OPTIONS[*]}}" stage_binarise
   TABLE='' ENCODER_VECTORS='' DECODER_VECTORS=''
   [ "$OUTPUT" != frozen ] || prepare_table target
-  [ "$INITIAL" != table ] || prepare_table both
-  [ -z "$INITIAL" ] || prepare_inputs
+  case $INITIAL in
+    table | language-model) prepare_table both ;;
+  esac
+  case $INITIAL in
+    table | inputs) prepare_inputs ;;
+  esac
   unlock_folder "$PREP_DIR"
 }
 

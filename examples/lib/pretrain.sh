@@ -1,0 +1,114 @@
+# shellcheck shell=bash
+# The recipe `pretrained`: one language model of both languages, trained on the training text and on
+# MONO_TEXT, is what encoder and decoder begin with. Sourced by lib.sh.
+# (Prajit Ramachandran, Peter J. Liu and Quoc V. Le, 2017, https://arxiv.org/abs/1611.02683, have one
+# a language; with one dictionary and shared embeddings one model is enough.)
+
+check_pretraining() {
+  [ "$INITIAL" = language-model ] || return 0
+  joined_dictionary && [[ "${SOFTMAX_OPTIONS[*]-}" == *--share-all-embeddings* ]] ||
+    die "RECIPE pretrained needs one dictionary and one embedding for both languages, which $SET has not; take a small set (SIZE=small where there is one), not SUBWORD_METHOD=none"
+  [[ $PRETRAIN_UPDATES =~ ^[1-9][0-9]*$ ]] ||
+    die "PRETRAIN_UPDATES must be a number of updates, 1 or more, but is $PRETRAIN_UPDATES"
+  local lang
+  for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
+    mono_files "$lang" >/dev/null
+  done
+}
+
+# mono_files LANG: the files of MONO_TEXT in this language, a line each.
+mono_files() {
+  local prefix prefixes suffix found lang
+  IFS=, read -r -a prefixes <<<"$MONO_TEXT"
+  for prefix in ${prefixes[@]+"${prefixes[@]}"}; do
+    found=
+    for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
+      for suffix in '' .gz .xz; do
+        [ -f "$prefix.$lang$suffix" ] || continue
+        found=1
+        [ "$lang" != "$1" ] || echo "$prefix.$lang$suffix"
+      done
+    done
+    [ -n "$found" ] || die "MONO_TEXT names $prefix, but there is no $prefix.$SOURCE_LANG or $prefix.$TARGET_LANG (or .gz, .xz)"
+  done
+}
+
+# Set LANGUAGE_MODEL: a checkpoint in PREP_DIR, which several runs may share.
+pretrain() {
+  local lang file option files=() options inputs
+  LANGUAGE_MODEL=
+  [ "$INITIAL" = language-model ] || return 0
+  lock_folder "$PREP_DIR" wait
+  for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
+    while IFS= read -r file; do
+      files+=("$file")
+    done < <(mono_files "$lang")
+  done
+  stage "$PREP_DIR" monolingual "text=$(checksum /dev/null ${files[@]+"${files[@]}"}) length=$MAX_LENGTH" stage_monolingual
+  # sentence by sentence, as a decoder reads them; sizes are those of the translation model
+  options=(--user-dir "$ROOT/fairseq_contout" --task language_modeling --sample-break-mode eos
+    --arch continuous_transformer_lm --target-table learned --share-decoder-input-output-embed
+    --criterion contrastive --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
+    --lr 3e-3 --lr-scheduler polynomial_decay --warmup-updates $((PRETRAIN_UPDATES / 5))
+    --total-num-update "$PRETRAIN_UPDATES" --max-update "$PRETRAIN_UPDATES" --max-tokens 4096
+    --skip-invalid-size-inputs-valid-test --no-epoch-checkpoints --seed "$PREP_SEED"
+    --log-format simple --log-interval 50)
+  while IFS= read -r option; do
+    options+=("$option")
+  done < <(sizes_of_decoder "${MODEL_OPTIONS[@]}" ${EXTRA[@]+"${EXTRA[@]}"})
+  inputs="${options[*]} data=$(checksum "$PREP_DIR/mono-bin/dict.txt" "$PREP_DIR"/mono-bin/*.bin) TABLE=$(checksum "$TABLE")"
+  inputs=${inputs//$ROOT\//}
+  # other options make another model, beside this one
+  LM_DIR=$PREP_DIR/language-model-$(checksum - <<<"$inputs")
+  LANGUAGE_MODEL=$LM_DIR/checkpoints/checkpoint_last.pt
+  stage "$LM_DIR" language-model "$inputs" run_pretraining "${options[@]}" --table-init "$TABLE"
+  TABLE= # the language model's embeddings began with it
+  unlock_folder "$PREP_DIR"
+}
+
+# A line for each option that gives a decoder, and so a language model, its size.
+sizes_of_decoder() {
+  while [ $# -gt 1 ]; do
+    case $1 in
+      --decoder-layers | --decoder-embed-dim | --decoder-ffn-embed-dim | --decoder-attention-heads)
+        printf '%s\n' "$1" "$2"
+        ;;
+    esac
+    shift
+  done
+}
+
+stage_monolingual() {
+  local lang files file options=(--tokenize --max-length "$MAX_LENGTH")
+  [ "$LOWERCASE" = 0 ] || options+=(--lowercase)
+  for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
+    files=()
+    while IFS= read -r file; do
+      files+=("$file")
+    done < <(mono_files "$lang")
+    : >"$PIECES/mono.$lang"
+    [ ${#files[@]} -gt 0 ] || continue
+    "$PYTHON" "$ROOT/preprocess/clean_monolingual.py" --language "$lang" "${options[@]}" \
+      --output "$CLEAN/mono.$lang" "${files[@]}"
+    if declare -F finish_text >/dev/null; then
+      finish_text "$lang" <"$CLEAN/mono.$lang" >"$CLEAN/mono.$lang.tmp"
+      mv -f "$CLEAN/mono.$lang.tmp" "$CLEAN/mono.$lang"
+    fi
+    segment "$CLEAN/mono.$lang" "$PIECES/mono.$lang"
+  done
+  cat "$PIECES/train.$SOURCE_LANG" "$PIECES/mono.$SOURCE_LANG" \
+    "$PIECES/train.$TARGET_LANG" "$PIECES/mono.$TARGET_LANG" >"$PIECES/mono.train"
+  cat "$PIECES/valid.$SOURCE_LANG" "$PIECES/valid.$TARGET_LANG" >"$PIECES/mono.valid"
+  rm -rf "$PREP_DIR/mono-bin.tmp" "$PREP_DIR/mono-bin"
+  quietly "$FAIRSEQ-preprocess" --only-source --trainpref "$PIECES/mono.train" \
+    --validpref "$PIECES/mono.valid" --srcdict "$BIN_DIR/dict.$TARGET_LANG.txt" \
+    --destdir "$PREP_DIR/mono-bin.tmp" --workers "$WORKERS"
+  mv "$PREP_DIR/mono-bin.tmp" "$PREP_DIR/mono-bin"
+}
+
+run_pretraining() {
+  mkdir -p "$LM_DIR"
+  PYTHONWARNINGS=ignore "$PYTHON" "$LIB/train.py" --stats "$LM_DIR/train_stats.json" \
+    --save-dir "$LM_DIR/checkpoints" -- "$FAIRSEQ-train" "$PREP_DIR/mono-bin" \
+    --save-dir "$LM_DIR/checkpoints" "$@" 2>&1 | tee -a "$LM_DIR/train.log" | readable >&2
+}
