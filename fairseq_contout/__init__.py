@@ -5,6 +5,6 @@ from fairseq_contout import compat, messages
 compat.apply()
 messages.one_line_errors()
 
-from fairseq_contout import criterions, models, tasks  # noqa: E402  (registration needs compat)
+from fairseq_contout import criterions, models, optim, tasks  # noqa: E402  (needs compat)
 
-__all__ = ["criterions", "models", "tasks"]
+__all__ = ["criterions", "models", "optim", "tasks"]

@@ -42,6 +42,8 @@ class LearnedTable(TargetTable):
             raise ValueError(f"--table-ema must be 0 or more and less than 1, but is {ema}")
         super().__init__(weight, dictionary, score, scale)
         self.stop_gradient, self.ema = stop_gradient, ema
+        #: whether gradients hold the rows that were asked for, in place of all
+        self.sparse = False
         self._followed = None
         if ema is not None:
             self.register_buffer("average", weight.detach().clone().float())
@@ -52,12 +54,27 @@ class LearnedTable(TargetTable):
     def rows(self, index: Optional[Tensor] = None) -> Tensor:
         """Return the rows of token indices ``(…)``, or all: ``(…, d)``, float32 or better."""
         if self.ema is not None:
-            return _directions(self.average, index)
-        return _directions(self.weight.detach() if self.stop_gradient else self.weight, index)
+            return self._directions(self.average, index)
+        weight = self.weight.detach() if self.stop_gradient else self.weight
+        return self._directions(weight, index)
 
     def input_rows(self, index: Tensor) -> Tensor:
         """Return the parameter's directions, through which gradients flow: ``(…)`` → ``(…, d)``."""
-        return _directions(self.weight, index)
+        return self._directions(self.weight, index)
+
+    def _directions(self, weight: Tensor, index: Optional[Tensor]) -> Tensor:
+        if index is None:
+            if self.sparse and weight.requires_grad and torch.is_grad_enabled():
+                raise ValueError(
+                    "the loss reads all rows of the table, whose gradient would be dense, but "
+                    "--sparse-gradients is given; take a loss over some rows (contrastive, cosine, "
+                    "…), or leave --sparse-gradients out"
+                )
+            rows = weight
+        else:
+            rows = F.embedding(index, weight, sparse=self.sparse)
+        rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+        return F.normalize(rows, dim=-1)
 
     @torch.no_grad()
     def set_num_updates(self, num_updates: int):
@@ -75,9 +92,3 @@ class LearnedTable(TargetTable):
         if average is not None:  # half precision would round its small steps away
             self.average = average.to(self.weight.device)
         return self
-
-
-def _directions(weight: Tensor, index: Optional[Tensor]) -> Tensor:
-    rows = weight if index is None else weight[index]
-    rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
-    return F.normalize(rows, dim=-1)

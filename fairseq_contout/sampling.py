@@ -21,13 +21,17 @@ def unigram(counts: Tensor, allowed: Tensor, power: float = 1.0) -> Tensor:
     return weights / weights.sum()
 
 
-def draw(probabilities: Tensor, number: int) -> Tensor:
-    """Draw rows with replacement, in O(V + number log V): ``(V,)`` → ``(number,)`` int64."""
-    cumulative = probabilities.cumsum(0)
+def draw(cumulative: Tensor, number: int) -> Tensor:
+    """Draw rows with replacement, in O(number log V): → ``(number,)`` int64.
+
+    Args:
+        cumulative: running sums of the rows' probabilities, ``(V,)``.
+        number: draws.
+    """
     points = torch.rand(number, dtype=cumulative.dtype, device=cumulative.device)
     # rounding may leave the last sum below 1: scale to it, and stay inside the table
     found = torch.searchsorted(cumulative, points * cumulative[-1], right=True)
-    return found.clamp(max=len(probabilities) - 1)
+    return found.clamp(max=len(cumulative) - 1)
 
 
 def log_inclusion(text: Tensor, tokens: int, drawn: Tensor, samples: int) -> Tensor:

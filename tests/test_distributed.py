@@ -12,7 +12,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
 #: criterions over a frozen table; -tied and -untied: over a learned one
 NAMES = ("cosine", "vmf", "margin", "syn_margin", "power_spherical", "l2", "contrastive")
-NAMES += ("contrastive-tied", "contrastive-untied")
+NAMES += ("contrastive-tied", "contrastive-untied", "contrastive-sparse-tied")
 
 
 def build(place, dictionary, name):
@@ -23,6 +23,7 @@ def build(place, dictionary, name):
     arch = "continuous_transformer_tiny"
     args = Namespace(arch=arch, criterion="contrastive", target_table="learned", dropout=0.0)
     args.share_decoder_input_output_embed = name.endswith("-tied")
+    args.sparse_gradients = "-sparse-" in name
     ARCH_CONFIG_REGISTRY[arch](args)
     torch.manual_seed(1)
     return ARCH_MODEL_REGISTRY[arch].build_model(args, FakeTask(dictionary)), criterion

@@ -205,13 +205,12 @@ class ContrastiveTerm(nn.Module):
         self._probabilities = None
 
     def _distributions(self, table):
-        # by the dictionary's counts: of a row as a token of the text, and as a row drawn
+        # by the dictionary's counts: of a row as a token of the text, and as a row drawn; with the
+        # running sums of the latter
         if self._probabilities is None or self._probabilities[0].device != table.weight.device:
             counts = torch.tensor(self.dictionary.count, device=table.weight.device)
-            self._probabilities = (
-                unigram(counts, table.emittable),
-                unigram(counts, table.emittable, self.cfg.negative_power),
-            )
+            drawn = unigram(counts, table.emittable, self.cfg.negative_power)
+            self._probabilities = (unigram(counts, table.emittable), drawn, drawn.cumsum(0))
         return self._probabilities
 
     def _text_share(self, candidates: Tensor, dictionary_share: Tensor) -> Tensor:
@@ -233,10 +232,10 @@ class ContrastiveTerm(nn.Module):
         scale = self.scale(table.score)
         if not self.training:
             return -table.log_prob_of(hidden, target, scale=scale)
-        text, drawn = self._distributions(table)
+        text, drawn, cumulative = self._distributions(table)
         number = self.cfg.sampled_negatives
         tokens = all_tokens(target)
-        candidates = torch.cat((tokens, draw(drawn, number))).unique()
+        candidates = torch.cat((tokens, draw(cumulative, number))).unique()
         positive = torch.searchsorted(candidates, target)
         log_q = candidates.new_zeros(len(candidates), dtype=hidden.dtype)
         if not self.cfg.no_sampling_correction:

@@ -56,6 +56,8 @@ def build_output(args, task, model, feature_dim: int, reader=None) -> Continuous
     table = build_table(args, task, reader.embed_tokens, feature_dim)
     if getattr(args, "table_lr_scale", None):
         _scale_learning_rate(args, model, reader, table)
+    if getattr(args, "sparse_gradients", None):
+        _use_sparse_gradients(model, table)
     return ContinuousOutput(
         feature_dim,
         table,
@@ -63,6 +65,15 @@ def build_output(args, task, model, feature_dim: int, reader=None) -> Continuous
         layer_norm=getattr(args, "output_layer_norm", None) or False,
         dropout=getattr(args, "output_dropout", None) or 0.0,
     )
+
+
+def _use_sparse_gradients(model, table: TargetTable):
+    # before embeddings are tied: those of the encoder, and the table, serve the decoder then, too
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.split(".")[-1] == "embed_tokens":
+            module.sparse = True
+    if table.learned:
+        table.sparse = True
 
 
 def _scale_learning_rate(args, model, reader, table: LearnedTable):

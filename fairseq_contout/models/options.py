@@ -52,6 +52,13 @@ def add_continuous_args(parser):
         "optimizer whose steps do not depend on the size of the gradient, such as adam",
     )
     parser.add_argument(
+        "--sparse-gradients",
+        action="store_true",
+        help="gradients of embeddings and of a learned table hold the rows of the batch alone, so "
+        "that time and memory of an update do not grow with the vocabulary; with --optimizer "
+        "row_adam",
+    )
+    parser.add_argument(
         "--output-mlp-dim",
         type=int,
         metavar="D",
@@ -102,7 +109,7 @@ def add_input_args(parser):
 
 
 #: Optimizers under which a parameter stored X times smaller learns X times faster.
-SCALE_FREE = ("adam", "adamax", "adagrad", "cpu_adam")
+SCALE_FREE = ("adam", "adamax", "adagrad", "cpu_adam", "row_adam")
 
 
 def is_tied(args) -> bool:
@@ -175,6 +182,8 @@ def check_options(args):
             "--share-decoder-input-output-embed"
         )
     _check_ranges(args)
+    if getattr(args, "sparse_gradients", None):
+        _check_sparse(args, learned)
     optimizer = getattr(args, "optimizer", None)
     if getattr(args, "table_lr_scale", None) and optimizer not in (None, *SCALE_FREE):
         raise ValueError(
@@ -182,6 +191,37 @@ def check_options(args):
             f"gradient nor on that of the parameter, but --optimizer is {optimizer}; choose one of "
             f"{', '.join(SCALE_FREE)}, or leave it out"
         )
+
+
+def _check_sparse(args, learned: bool):
+    optimizer = getattr(args, "optimizer", None)  # None when a model is made to decode
+    if optimizer not in (None, "row_adam"):
+        raise ValueError(
+            "--sparse-gradients needs an optimizer that reads the rows of a batch alone, but "
+            f"--optimizer is {optimizer}; give --optimizer row_adam"
+        )
+    if _is_set(args, "table_ema"):
+        raise ValueError(
+            f"--table-ema {args.table_ema} moves every row in each update, but --sparse-gradients "
+            "is there so that only the rows of a batch are visited; leave one of them out"
+        )
+    if learned and not is_tied(args) and (getattr(args, "distributed_world_size", None) or 1) > 1:
+        raise ValueError(
+            "with several processes torch expects sparse gradients of embeddings alone, but the "
+            "learned table is none; tie it with --share-decoder-input-output-embed or "
+            "--share-all-embeddings, or leave --sparse-gradients out"
+        )
+    if (getattr(args, "ddp_backend", None) or "pytorch_ddp") not in ("pytorch_ddp", "c10d"):
+        raise ValueError(
+            f"--ddp-backend {args.ddp_backend} sums gradients in one dense buffer, but those of "
+            "--sparse-gradients are sparse; give --ddp-backend pytorch_ddp"
+        )
+    for half in ("fp16", "bf16"):
+        if getattr(args, half, False) and not getattr(args, f"memory_efficient_{half}", False):
+            raise ValueError(
+                f"with --{half} fairseq keeps all parameters in one flat copy, which has no sparse "
+                f"gradients; give --memory-efficient-{half}, or leave --sparse-gradients out"
+            )
 
 
 def _check_ranges(args):
