@@ -98,12 +98,13 @@ def corpus(once):
 
 @pytest.fixture(scope="session")
 def train(corpus):
-    """Return ``train(folder, *options, updates=UPDATES)``: trains, returns what is printed."""
+    """Return ``train(folder, *options, updates=…, total=…)``: trains, returns what is printed."""
 
-    def run(folder, *options, updates=UPDATES):
+    def run(folder, *options, updates=UPDATES, total=None):
         return cli.call(
             "train", corpus.data, *QUICK.split(), "--target-table", corpus.table,
-            "--save-dir", folder, "--max-update", updates, "--total-num-update", updates, *options,
+            "--save-dir", folder, "--max-update", updates,
+            "--total-num-update", total or updates, *options,
         )  # fmt: skip
 
     return run

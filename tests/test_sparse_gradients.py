@@ -114,6 +114,22 @@ def test_a_state_goes_on_after_a_checkpoint():
         train(part, third, range(1))
 
 
+def test_rows_of_half_precision_have_moments_of_full_precision():
+    start = torch.randn(4, 3).bfloat16()
+    weights = [start.clone().requires_grad_(), start.float().requires_grad_()]
+    optimizers = [RowAdam([weight], **OPTIONS) for weight in weights]
+    for step in range(4):
+        for weight, optimizer in zip(weights, optimizers):
+            optimizer.zero_grad()
+            weight.grad = None
+            rows = lookup(weight, torch.tensor([step % 2, 3]), True)
+            rows.sum().backward()
+            optimizer.step()
+    assert optimizers[0].state[weights[0]]["exp_avg"].dtype == torch.float32
+    torch.testing.assert_close(weights[0].float(), weights[1], rtol=0.02, atol=0.02)
+    assert weights[0][2].equal(start[2]) and not weights[0][3].equal(start[3])
+
+
 def test_kinds_of_gradients_are_not_mixed():
     weight = torch.randn(4, 3, requires_grad=True)
     index = torch.tensor([1, 2])
@@ -232,3 +248,22 @@ def test_a_loss_over_all_rows_is_refused():
     criterion.eval()
     with torch.no_grad():
         assert criterion(model.eval(), make_batch(dictionary))[0] > 0
+
+
+# ---- fairseq-train ------------------------------------------------------------------------------
+
+OURS = "--target-table learned --share-decoder-input-output-embed --criterion contrastive "
+OURS += "--optimizer row_adam --sparse-gradients --clip-norm 1.0 --adam-betas (0.9,0.98)"
+
+
+def test_training_goes_on_where_it_was_interrupted(train, tmp_path):
+    options = OURS.split()
+    train(tmp_path / "whole", *options, updates=4, total=4)
+    train(tmp_path / "part", *options, updates=2, total=4)
+    train(tmp_path / "part", *options, updates=4, total=4)
+    states = [
+        torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=False)["model"]
+        for name in ("whole", "part")
+    ]
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, msg=name)
