@@ -1,0 +1,94 @@
+"""benchmarks/training_cost.py and memory.py at small sizes: what they run, not how fast it is."""
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import layers  # noqa: E402
+import memory  # noqa: E402
+import training_cost  # noqa: E402
+
+METHODS = [name for name in layers.LAYERS if name != "cce"]  # which is no dependency
+CPU = torch.device("cpu")
+
+
+def test_tokens_follow_the_counts_and_the_seed():
+    dictionary = layers.make_dictionary(50)
+    assert len(dictionary) == 50
+    tokens = layers.draw_tokens(dictionary, 20_000, 1)
+    assert tokens.equal(layers.draw_tokens(dictionary, 20_000, 1))
+    found = torch.bincount(tokens, minlength=50)
+    assert found[dictionary.bos()] == found[dictionary.pad()] == found[dictionary.unk()] == 0
+    assert found[4] > found[10] > found[49] > 0 and 700 < found[dictionary.eos()] < 1200
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_update_changes_what_is_learned_and_reaches_the_features(name):
+    torch.manual_seed(1)
+    dictionary = layers.make_dictionary(60)
+    tensors = []
+    kept = torch.nn.Parameter.__new__
+
+    def remember(cls, *args, **kwargs):
+        tensors.append(kept(cls, *args, **kwargs))
+        return tensors[-1]
+
+    torch.nn.Parameter.__new__ = remember
+    try:
+        update = layers.LAYERS[name](dictionary, 16, CPU)
+    finally:
+        torch.nn.Parameter.__new__ = kept
+    before = [tensor.detach().clone() for tensor in tensors]
+    features = torch.randn(30, 16, requires_grad=True)
+    update(features, layers.draw_tokens(dictionary, 30, 2))
+    assert features.grad.norm() > 0
+    assert any(not a.equal(b) for a, b in zip(before, tensors))
+    assert all(tensor.grad is None for tensor in tensors if tensor.is_leaf)
+
+
+def test_the_softmax_in_parts_is_the_whole_one(monkeypatch):
+    gradients = []
+    for elements in (1 << 27, 60 * 7):
+        monkeypatch.setattr(layers, "SOFTMAX_ELEMENTS", elements)
+        torch.manual_seed(1)
+        update = layers.softmax(layers.make_dictionary(60), 16, CPU)
+        features = torch.randn(30, 16, requires_grad=True)
+        update(features, layers.draw_tokens(layers.make_dictionary(60), 30, 2))
+        gradients.append(features.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_table_and_files(tmp_path, capsys):
+    files = ["--json", str(tmp_path / "rows"), "--plot", str(tmp_path / "rows.png")]
+    sizes = ["--vocab", "50", "90", "--tokens", "20", "--dim", "8", "--updates", "2"]
+    methods = ["--methods", "linear", "contrastive", "softmax"]
+    training_cost.main([*sizes, *methods, "--no-memory", *files])
+    rows = json.loads((tmp_path / "rows").read_text())
+    assert [(row["method"], row["vocab"]) for row in rows] == [
+        (name, size) for name in methods[1:] for size in (50, 90)
+    ]
+    assert all(row["seconds"] > 0 and row["dim"] == 8 for row in rows)
+    assert [row["updates"] for row in rows] == [2, 2, 2, 2, 1, 1]
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+    assert "contrastive                50" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        training_cost.main(["--vocab", "5"])
+    assert "--vocab is too small: [5]" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_memory_of_the_softmax_grows_and_ours_does_not():
+    arguments = Namespace(tokens=256, dim=32, device="cpu")
+    found = {
+        (name, size): memory.weigh(name, size, arguments)["step_bytes"]
+        for name in ("softmax", "contrastive")
+        for size in (100, 40_000)
+    }
+    logits = 256 * 40_000 * 4
+    assert found["softmax", 40_000] - found["softmax", 100] > 2 * logits
+    assert found["contrastive", 40_000] - found["contrastive", 100] < logits / 2
