@@ -6,6 +6,7 @@ its own spelling first where the target dictionary has it, and the most frequent
 all. Decoding: --knn-search shortlist --shortlist FILE.
 """
 
+import logging
 import shlex
 import sys
 from itertools import zip_longest
@@ -16,8 +17,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout ne
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from fairseq_contout.lexicon_file import Lexicon, save_lexicon  # noqa: E402
-from fairseq_contout.symbols import emittable_rows  # noqa: E402
 from preprocess.assemble import load_dictionary  # noqa: E402
 from preprocess.common import (  # noqa: E402
     Parser,
@@ -48,18 +47,18 @@ def parser() -> Parser:
     )
     parser.add_argument("--output", required=True, metavar="FILE.safetensors", help="the lexicon")
     parser.add_argument(
-        "--words", type=number(int, 1), default=30, help="target words of each source word"
+        "--words", type=number(int, 1), default=50, help="target words of each source word"
     )
     parser.add_argument(
-        "--frequent", type=number(int, 1), default=500, help="target words that always compete"
+        "--frequent", type=number(int, 1), default=1000, help="target words that always compete"
     )
     parser.add_argument(
         "--min-probability",
         type=number(float, 0, 1),
-        default=1e-4,
+        default=1e-6,
         help="least p(target | source) of a word that is kept",
     )
-    parser.add_argument("--iterations", type=number(int, 1), default=5, help="of EM")
+    parser.add_argument("--iterations", type=number(int, 1), default=3, help="of EM")
     parser.add_argument(
         "--max-length",
         type=number(int, 1),
@@ -72,10 +71,16 @@ def parser() -> Parser:
         metavar="N",
         help="learn from the first N lines: about 4 bytes for each pair of tokens are in memory",
     )
+    parser.add_argument(
+        "--held-out",
+        nargs=2,
+        metavar=("SOURCE", "TARGET"),
+        help="other text: print how many of its target tokens the shortlists hold",
+    )
     return parser
 
 
-def read_pairs(args, dictionaries):
+def read_pairs(paths, dictionaries, args):
     """Return the indices of the words of each pair of sentences, for either side.
 
     Raises:
@@ -84,12 +89,12 @@ def read_pairs(args, dictionaries):
     indices = [dictionary.indices for dictionary in dictionaries]
     unknown = [dictionary.unk() for dictionary in dictionaries]
     kept = [], []
-    both = zip_longest(*(read_lines(path) for path in args.input))
+    both = zip_longest(*(read_lines(path) for path in paths))
     for count, lines in enumerate(progress(both, "reading", args.quiet)):
         if count == args.lines:
             break
         if None in lines:
-            shorter, longer = args.input if lines[0] is None else args.input[::-1]
+            shorter, longer = paths if lines[0] is None else paths[::-1]
             raise ValueError(
                 f"{shorter}: must have as many lines as {longer}, but ends after {count}; "
                 "segment both sides of the same parallel text"
@@ -100,7 +105,7 @@ def read_pairs(args, dictionaries):
                 side.append([index.get(word, unk) for word in own])
     if not kept[0]:
         raise ValueError(
-            f"{args.input[0]}: must hold pairs of 1 to {args.max_length} tokens, but holds none; "
+            f"{paths[0]}: must hold pairs of 1 to {args.max_length} tokens, but holds none; "
             "raise --max-length or give other text"
         )
     return kept
@@ -112,21 +117,20 @@ def same_spelling(source, target) -> np.ndarray:
     return np.where(np.arange(len(own)) < source.nspecial, -1, own)
 
 
-def choose(model: Model1, source, target, args):
-    """Choose each source word's target words: ``(V_source, N)`` int64, filled up with -1.
+def choose(model: Model1, source, target, usable, frequent, args):
+    """Choose each source word's target words, other than the frequent ones, which all have.
 
     Returns:
-        the words, and which pairs of the model they keep.
+        the words, ``(V_source, N)`` int64, likeliest first, filled up with -1.
     """
     found, twin = model.translations(), same_spelling(source, target)
-    emittable = emittable_rows(target).numpy()
-    emittable[: target.nspecial] = False
-    twin[twin >= 0] = np.where(emittable[twin[twin >= 0]], twin[twin >= 0], -1)
+    usable = usable.copy()
+    usable[frequent] = False
+    twin = np.where(np.append(usable, False)[twin], twin, -1)
     word = found.source != model.empty
     twins = word & (np.append(twin, -1)[found.source] == found.target)
-    usable = word & ~twins & emittable[found.target]
-    usable &= found.probability >= args.min_probability
-    chosen = usable.nonzero()[0]
+    kept = word & ~twins & usable[found.target] & (found.probability >= args.min_probability)
+    chosen = kept.nonzero()[0]
     chosen = chosen[np.lexsort((-found.probability[chosen], found.source[chosen]))]
     owner = found.source[chosen]
     # the place of each in the list of its word, after the word's twin
@@ -135,17 +139,23 @@ def choose(model: Model1, source, target, args):
     best = np.full((len(source), args.words), -1)
     best[:, 0] = twin
     best[owner[fits], place[fits]] = found.target[chosen[fits]]
-    kept = twins.copy()
-    kept[chosen[fits]] = True
-    return best, kept
+    return best
 
 
-def frequent_words(target, count: int) -> np.ndarray:
-    """Return the indices of the most frequent words of a dictionary, most frequent first."""
-    usable = emittable_rows(target).numpy()
-    usable[: target.nspecial] = False
+def frequent_words(target, usable, count: int) -> np.ndarray:
+    """Return the indices of the most frequent usable words of a dictionary, most frequent first."""
     order = np.argsort(-np.array(target.count), kind="stable")
     return order[usable[order]][:count]
+
+
+def coverage(best, frequent, sources, targets, specials: int):
+    """Return the share of target tokens on their sentence's shortlist, and its mean size."""
+    found = tokens = sizes = 0
+    for source, target in zip(sources, targets):
+        words = {*best[source].flatten().tolist(), *frequent.tolist()} - {-1}
+        found += sum(word in words or word < specials for word in target)
+        tokens, sizes = tokens + len(target), sizes + len(words)
+    return found / tokens, sizes / len(sources)
 
 
 def describe_command(args) -> str:
@@ -160,25 +170,31 @@ def describe_command(args) -> str:
 
 
 def build(args):
+    logging.disable(logging.INFO)  # as build_table.py: fairseq's imports say what is missing
+    from fairseq_contout.lexicon_file import Lexicon, save_lexicon
+    from fairseq_contout.symbols import emittable_rows
+
+    logging.disable(logging.NOTSET)
     check_output(args.output)
     source, target = map(load_dictionary, args.dictionary)
-    sources, targets = read_pairs(args, (source, target))
+    sources, targets = read_pairs(args.input, (source, target), args)
     model = Model1(sources, targets, len(source), len(target))
     for _ in progress(range(args.iterations), "learning", args.quiet, unit="iterations"):
         likelihood = model.step()
-    best, kept = choose(model, source, target, args)
-    frequent = frequent_words(target, args.frequent)
+    usable = emittable_rows(target).numpy()
+    usable[: target.nspecial] = False  # the table scores these itself
+    frequent = frequent_words(target, usable, args.frequent)
+    best = choose(model, source, target, usable, frequent, args)
+    held_out = read_pairs(args.held_out, (source, target), args) if args.held_out else None
     lexicon = Lexicon(torch.from_numpy(best), torch.from_numpy(frequent))
     save_lexicon(args.output, lexicon, source, target, describe_command(args))
-    always = np.zeros(len(target), dtype=bool)
-    always[frequent] = True
-    some = sources[:: max(1, len(sources) // 1000)]
-    sizes = [len({*best[words].flatten().tolist(), *frequent.tolist(), -1}) - 1 for words in some]
-    print(
-        f"{args.output}: {len(sources)} pairs, log-likelihood of a target token {likelihood:.3f}\n"
-        f"shortlists of {np.mean(sizes):.0f} words on average hold "
-        f"{100 * model.covered(kept, always):.2f} % of the text's target tokens"
-    )
+    print(f"{args.output}: {len(sources)} pairs, log-likelihood of a target token {likelihood:.3f}")
+    if held_out:
+        share, size = coverage(best, frequent, *held_out, target.nspecial)
+        print(
+            f"{args.held_out[1]}: shortlists of {size:.0f} words on average hold "
+            f"{100 * share:.2f} % of the target tokens"
+        )
 
 
 def main(argv=None) -> int:

@@ -34,7 +34,6 @@ class _Chunk(NamedTuple):
     pairs: np.ndarray  # number of the pair of words, for each pair of tokens
     starts: np.ndarray  # where the pairs of each target token begin
     counts: np.ndarray  # how many they are
-    targets: np.ndarray  # the target tokens
 
 
 class Model1:
@@ -53,7 +52,7 @@ class Model1:
         for group in _groups(sources, targets):
             source, target, starts, counts = self._cross(*group)
             keys, pairs = np.unique(source * target_size + target, return_inverse=True)
-            own.append((keys, pairs, starts, counts, target[starts]))
+            own.append((keys, pairs, starts, counts))
         keys = np.unique(np.concatenate([entry[0] for entry in own]))
         self.chunks = [
             _Chunk(np.searchsorted(keys, part).astype(np.int32)[pairs], *rest)
@@ -90,19 +89,6 @@ class Model1:
     def translations(self) -> Translations:
         """Return the probabilities that the iterations led to."""
         return Translations(self.source, self.target, self.probability)
-
-    def covered(self, kept: np.ndarray, always: np.ndarray) -> float:
-        """Return the share of target tokens that a sentence's words give or that are always given.
-
-        Args:
-            kept: which pairs of words are kept, bool ``(P,)``.
-            always: which target words are always there, bool (target words).
-        """
-        found = tokens = 0
-        for chunk in self.chunks:
-            there = np.logical_or.reduceat(kept[chunk.pairs], chunk.starts) | always[chunk.targets]
-            found, tokens = found + there.sum(), tokens + len(there)
-        return found / tokens
 
 
 def _groups(sources: List, targets: List):
