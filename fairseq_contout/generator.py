@@ -18,6 +18,10 @@ from fairseq import search
 from fairseq.sequence_generator import SequenceGenerator, SequenceGeneratorWithAlignment
 from torch import Tensor, nn
 
+from fairseq_contout.candidates import find_candidates
+from fairseq_contout.search_options import SearchOptions, make_searcher
+from fairseq_contout.searchers import Searcher
+
 #: Search strategies that look at log-probabilities alone, never at which word they belong to.
 _SUPPORTED_STRATEGIES = (
     search.BeamSearch,
@@ -82,13 +86,15 @@ class SlotModel(nn.Module):
         blocked: tokens that must not be offered next, ``(N, M)``, filled up with -1; or None.
     """
 
-    def __init__(self, model, k: int):
+    def __init__(self, model, k: int, searcher: Searcher):
         super().__init__()
         self.model = model
-        if hasattr(model, "encoder"):  # a language model has none
-            self.encoder = model.encoder
+        encoder = searcher.attend(getattr(model, "encoder", None))
+        if encoder is not None:  # a language model has none
+            self.encoder = encoder
         self.decoder = model.decoder
         self.k = k
+        self.searcher = searcher
         self.blocked: Optional[Tensor] = None
         self.indices: Optional[Tensor] = None
         self._last = None
@@ -105,9 +111,11 @@ class SlotModel(nn.Module):
     def get_normalized_probs(self, net_output, log_probs, sample=None):
         """Return log-probabilities over slots, ``(N, 1, S + k)``."""
         hidden, temperature = self.decoder.split_temperature(net_output[0])
-        found = self.table.candidates(hidden, self.k, temperature, excluded=self.blocked)
+        found, total = find_candidates(
+            self.table, self.searcher, hidden, self.k, temperature, self.blocked
+        )
         self.indices = found.indices
-        self._last = (hidden, temperature)
+        self._last = (hidden, temperature, total)
         return found.log_probs.unsqueeze(1)
 
     def offer(self, rows: Tensor, tokens: Tensor) -> Tensor:
@@ -117,11 +125,18 @@ class SlotModel(nn.Module):
             rows: beams concerned, ``(M,)``.
             tokens: one token for each, ``(M,)``; the first slot after the special symbols takes it.
         """
-        hidden, temperature = self._last
+        hidden, temperature, total = self._last
         if torch.is_tensor(temperature):
             temperature = temperature[rows]
         self.indices[rows, self.table.num_specials] = tokens
-        return self.table.log_prob_of(hidden[rows], tokens, temperature)
+        if not self.searcher.approximate:
+            return self.table.log_prob_of(hidden[rows], tokens, temperature)
+        # divided by what the other slots are divided by, and that with the token itself
+        total = total[rows]
+        own = self.table.log_prob_of(hidden[rows], tokens, temperature, total=0.0)
+        counted = self.searcher.covers(rows, tokens)
+        total = torch.where(counted, torch.maximum(total, own), torch.logaddexp(total, own))
+        return own - total
 
 
 class SlotSearch(search.Search):
@@ -192,7 +207,14 @@ class _OverSlots:
     """What turns one of fairseq's generators into one over the nearest rows."""
 
     def __init__(
-        self, models, tgt_dict, knn=32, search_strategy=None, no_repeat_ngram_size=0, **kwargs
+        self,
+        models,
+        tgt_dict,
+        knn=32,
+        search_options=None,
+        search_strategy=None,
+        no_repeat_ngram_size=0,
+        **kwargs,
     ):
         beam = kwargs.get("beam_size", 1)
         table = models[0].decoder.continuous_output.table
@@ -202,7 +224,8 @@ class _OverSlots:
                 f"candidates from one beam, and the words of the table "
                 f"({len(table.weight) - table.num_specials}), but is {knn}; change --knn or --beam"
             )
-        slots = SlotModel(models[0], knn)
+        searcher = make_searcher(search_options or SearchOptions(), table)
+        slots = SlotModel(models[0], knn, searcher)
         inner = search.BeamSearch(tgt_dict) if search_strategy is None else search_strategy
         if getattr(inner, "sampling_topk", 0) > knn:
             raise ValueError(
@@ -251,11 +274,13 @@ class KNNSequenceGenerator(_OverSlots, SequenceGenerator):
         models: one model with a continuous output.
         tgt_dict: target dictionary.
         knn: nearest rows that compete, beside the special symbols; at least 2 × beam.
+        search_options: how they are found, a
+            :class:`~fairseq_contout.search_options.SearchOptions`; exactly by default.
         kwargs: those of fairseq's ``SequenceGenerator``.
 
     Raises:
-        ValueError: knn is too small for the beam or larger than the table, or the search strategy
-            looks at words.
+        ValueError: knn is too small for the beam or larger than the table, the search strategy
+            looks at words, or the search does not fit the table or lacks what it needs.
     """
 
 

@@ -1,6 +1,6 @@
 """Exact nearest neighbours of predictions among the rows of a table, without a (N × V) tensor."""
 
-from typing import NamedTuple, Optional
+from typing import Iterable, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
@@ -26,10 +26,35 @@ class Neighbours(NamedTuple):
     log_sum_exp: Tensor
 
 
+class Int8Rows:
+    """Rows in a quarter of the memory of float32: e ≈ s_w · q_w, q_w in -127 … 127, s_w a float.
+
+    The largest number of each row becomes ±127, so that a number is off by s_w / 2 at most.
+
+    Args:
+        chunks: the rows, in tensors ``(…, d)`` of some rows each.
+    """
+
+    def __init__(self, chunks: Iterable[Tensor]):
+        values, scales = [], []
+        for rows in chunks:
+            scale = rows.float().abs().amax(dim=1, keepdim=True) / 127
+            scales.append(scale)
+            values.append((rows.float() / scale).round().to(torch.int8))
+        self.values, self.scales = torch.cat(values), torch.cat(scales)
+
+    def size(self, dim: int) -> int:
+        """Return V for 0 and d for 1."""
+        return self.values.size(dim)
+
+    def __getitem__(self, part: slice) -> Tensor:
+        return self.values[part] * self.scales[part]  # float32
+
+
 @torch.no_grad()
 def exact_search(
     query: Query,
-    weight: Tensor,
+    weight: Union[Tensor, "Int8Rows"],
     k: int,
     *,
     allowed: Optional[Tensor] = None,
@@ -43,7 +68,8 @@ def exact_search(
 
     Args:
         query: predictions, ``(N, d)``.
-        weight: unit-norm rows, ``(V, d)``.
+        weight: unit-norm rows, ``(V, d)``, of any floating dtype: each chunk takes that of the
+            query. Or what has a tensor's ``size`` and gives its slices, as :class:`Int8Rows`.
         k: neighbours per query, 1 ≤ k ≤ V.
         allowed: rows that may be returned, ``(V,)`` bool; all when None. A row that is not allowed
             has no part in the log-sum-exp either. With fewer than k allowed rows the last logits
@@ -67,8 +93,9 @@ def exact_search(
     for start in range(0, size, chunk_rows):
         rows = weight[start : start + chunk_rows].to(query.vector.dtype)
         logits = query.finish(query.vector @ rows.t())  # N x chunk
-        if allowed is not None:
-            logits.masked_fill_(~allowed[start : start + chunk_rows], -torch.inf)
+        part = None if allowed is None else allowed[start : start + chunk_rows]
+        if part is not None and not part.all():  # most chunks are whole: N x chunk is worth a look
+            logits.masked_fill_(~part, -torch.inf)
         if normalizer:
             log_sum_exp = torch.logaddexp(log_sum_exp, logits.logsumexp(dim=-1))
         top, position = logits.topk(min(k, logits.size(-1)), dim=-1)
@@ -78,3 +105,22 @@ def exact_search(
             best, order = best.topk(k, dim=-1)
             indices = indices.gather(-1, order)
     return Neighbours(best, indices, log_sum_exp)
+
+
+def logits_of_found(query: Query, rows: Tensor) -> Tensor:
+    """Score the rows that were found for each query: ``(N, k, d)`` → logits ``(N, k)``."""
+    vector = query.vector.unsqueeze(2)
+    return query.finish(torch.bmm(rows.to(vector.dtype), vector).squeeze(2))
+
+
+def best_of(logits: Tensor, indices: Tensor, k: int):
+    """Return the k largest logits, best first, and their indices: ``(N, M)`` → ``(N, k)`` twice.
+
+    With M < k the last logits are -inf.
+    """
+    if logits.size(1) < k:
+        lacking = (0, k - logits.size(1))
+        logits = torch.nn.functional.pad(logits, lacking, value=-torch.inf)
+        indices = torch.nn.functional.pad(indices, lacking)
+    logits, order = logits.topk(k, dim=1)
+    return logits, indices.gather(1, order)

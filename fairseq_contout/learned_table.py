@@ -45,6 +45,7 @@ class LearnedTable(TargetTable):
         #: whether gradients hold the rows that were asked for, in place of all
         self.sparse = False
         self._followed = None
+        self._kept, self._trained = None, 0
         if ema is not None:
             self.register_buffer("average", weight.detach().clone().float())
 
@@ -52,11 +53,36 @@ class LearnedTable(TargetTable):
         self.weight = weight
 
     def rows(self, index: Optional[Tensor] = None) -> Tensor:
-        """Return the rows of token indices ``(…)``, or all: ``(…, d)``, float32 or better."""
+        """Return the rows of token indices ``(…)``, or all: ``(…, d)``, float32 or better.
+
+        Outside of training all rows are kept until they change: decoding asks for them at each
+        step, and would normalise V rows each time.
+        """
+        if index is None and not self.training and not torch.is_grad_enabled():
+            state = self.rows_state()
+            if self._kept is None or self._kept[0] != state:
+                self._kept = state, self._directions(self._source(), None)
+            return self._kept[1]
+        return self._directions(self._source(), index)
+
+    def _source(self) -> Tensor:
         if self.ema is not None:
-            return self._directions(self.average, index)
-        weight = self.weight.detach() if self.stop_gradient else self.weight
-        return self._directions(weight, index)
+            return self.average
+        return self.weight.detach() if self.stop_gradient else self.weight
+
+    def stored_rows(self) -> Tensor:
+        """Return all unit-norm rows, ``(V, d)``, float32 or better: kept outside of training."""
+        return self.rows()
+
+    def rows_state(self):
+        """Return what differs when rows may have changed: for those who keep something of them."""
+        source = self._source()
+        # fairseq's optimizers write into .data, which counts no version
+        return self._trained, source._version, source.data_ptr(), source.device, source.dtype
+
+    def train(self, mode: bool = True):
+        self._kept, self._trained = None, self._trained + bool(mode)
+        return super().train(mode)
 
     def input_rows(self, index: Tensor) -> Tensor:
         """Return the parameter's directions, through which gradients flow: ``(…)`` → ``(…, d)``."""
@@ -88,6 +114,7 @@ class LearnedTable(TargetTable):
 
     def _apply(self, fn, recurse=True):
         average = self.average if self.ema is not None else None
+        self._kept = None
         super()._apply(fn, recurse)
         if average is not None:  # half precision would round its small steps away
             self.average = average.to(self.weight.device)

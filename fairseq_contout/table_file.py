@@ -5,8 +5,6 @@ metadata (strings) says which dictionary, source and version made it and where t
 """
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -14,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from fairseq_contout.files import atomic_file
 from fairseq_contout.symbols import dictionary_signature, has_mask
 
 FORMAT_VERSION = "1"
@@ -88,23 +87,13 @@ def save_table(path, weight: Tensor, dictionary, *, source: str, origins: dict, 
         "origins": json.dumps(origins, sort_keys=True),
         "command": command,
     }
-    content = _in_order(save({"weight": weight.float().contiguous()}, metadata=metadata))
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner reads
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename, error.filename2 = str(path), None  # a full disk's error names no file
-        raise
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    content = in_order(save({"weight": weight.float().contiguous()}, metadata=metadata))
+    with atomic_file(path) as file:
+        file.write(content)
 
 
-def _in_order(content: bytes) -> bytes:
+def in_order(content: bytes) -> bytes:
+    """Return a safetensors file with its header in order: the same content is the same file."""
     # safetensors writes the metadata in an order that changes from run to run: the same table must
     # be the same file. A file is the length of its header, the header (JSON), and the numbers.
     length = int.from_bytes(content[:8], "little")

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from fairseq_contout import knn
 from fairseq_contout.calibration import BINS, GRID, ScaleCalibration, grid_bins, grid_nll
+from fairseq_contout.candidates import Candidates, find_candidates
 from fairseq_contout.scores import DEFAULT_SCALE, Query, check_score, make_query
+from fairseq_contout.searchers import ExactSearch
 from fairseq_contout.symbols import (
     SPECIALS,
     dictionary_signature,
@@ -42,18 +44,6 @@ _CALIBRATION_TOKENS = 256
 
 #: How much a number of a unit vector changes by being stored in bf16.
 _HALF_PRECISION = 2**-8
-
-
-class Candidates(NamedTuple):
-    """Log-probabilities of the special symbols and of the nearest rows.
-
-    Attributes:
-        log_probs: ``(N, S + k)`` for S special symbols; exact, normalised over the whole table.
-        indices: the rows they belong to, ``(N, S + k)``; the first S are 0 … S - 1.
-    """
-
-    log_probs: Tensor
-    indices: Tensor
 
 
 class ValidationScores(NamedTuple):
@@ -168,6 +158,14 @@ class TargetTable(nn.Module):
         rows = self.weight if index is None else self.weight[index]
         return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
 
+    def stored_rows(self) -> Tensor:
+        """Return all unit-norm rows as they are kept, ``(V, d)``, of any floating dtype."""
+        return self.weight
+
+    def rows_state(self):
+        """Return what differs when rows may have changed: for those who keep something of them."""
+        return self.weight._version, self.weight.data_ptr(), self.weight.device, self.weight.dtype
+
     def input_rows(self, index: Tensor) -> Tensor:
         """Return rows for a decoder to read: ``(…)`` → ``(…, d)``."""
         return self.rows(index)
@@ -213,40 +211,15 @@ class TargetTable(nn.Module):
     def candidates(
         self, hidden: Tensor, k: int, temperature=1.0, excluded: Optional[Tensor] = None
     ) -> Candidates:
-        """Return log p of the special symbols and of the k nearest other rows.
+        """Return log p of the special symbols and of the k nearest other rows, by exact search.
 
-        The numbers equal those of :meth:`log_probs`; no (N × V) tensor is made.
-
-        Args:
-            hidden: predictions h, ``(N, d)``.
-            k: number of nearest rows.
-            temperature: as in :meth:`scores`.
-            excluded: per prediction, rows that must not be returned, ``(N, M)``, filled up with
-                -1. They keep their part in the normaliser, as a blocked word does in fairseq.
-
-        Raises:
-            ValueError: k is larger than the number of rows that are no special symbols.
+        Arguments and errors: :func:`fairseq_contout.candidates.find_candidates`.
         """
-        specials = self.num_specials
-        query, rows = self._query(hidden, self.scale / temperature), self.rows()
-        own = query.finish(query.vector @ rows[:specials].to(query.vector.dtype).t())
-        own = own.masked_fill(~self.emittable[:specials], -torch.inf)
-        ids = torch.arange(specials, device=own.device).expand(own.size(0), -1)
+        return find_candidates(self, ExactSearch(self), hidden, k, temperature, excluded)[0]
 
-        reach = k if excluded is None else min(k + excluded.size(1), len(self.weight) - specials)
-        found = knn.exact_search(query, rows[specials:], reach, allowed=self.emittable[specials:])
-        logits, indices = found.logits, found.indices + specials
-        if excluded is not None:
-            blocked = (indices.unsqueeze(2) == excluded.unsqueeze(1)).any(dim=2)
-            logits, order = logits.masked_fill(blocked, -torch.inf).topk(k, dim=-1)
-            indices = indices.gather(-1, order)
-            blocked = (ids.unsqueeze(2) == excluded.unsqueeze(1)).any(dim=2)
-        total = torch.logaddexp(own.logsumexp(dim=-1), found.log_sum_exp).unsqueeze(1)
-        if excluded is not None:
-            own = own.masked_fill(blocked, -torch.inf)
-        return Candidates(torch.cat((own, logits), 1) - total, torch.cat((ids, indices), 1))
-
-    def log_prob_of(self, hidden: Tensor, index: Tensor, temperature=1.0, scale=None) -> Tensor:
+    def log_prob_of(
+        self, hidden: Tensor, index: Tensor, temperature=1.0, scale=None, total=None
+    ) -> Tensor:
         """Return log p of one given row for each prediction: ``(N, d)``, ``(N,)`` → ``(N,)``.
 
         Args:
@@ -254,12 +227,16 @@ class TargetTable(nn.Module):
             index: rows, ``(N,)``.
             temperature: as in :meth:`scores`.
             scale: τ to use in place of :attr:`scale`.
+            total: the normaliser's logarithm, ``(N,)``; summed over the whole table when None.
         """
         scale = (self.scale if scale is None else scale) / temperature
         query = self._query(hidden, scale)
         own = self.logits_with(hidden, self.rows(index), scale).squeeze(1)
         own = own.masked_fill(~self.emittable[index], -torch.inf)
-        return own - knn.exact_search(query, self.rows(), 1, allowed=self.emittable).log_sum_exp
+        if total is None:
+            every = self.stored_rows()
+            total = knn.exact_search(query, every, 1, allowed=self.emittable).log_sum_exp
+        return own - total
 
     @torch.no_grad()
     def validate(self, hidden: Tensor, target: Tensor) -> ValidationScores:

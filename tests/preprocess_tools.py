@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 SCRIPTS = ["learn_subwords", "apply_subwords", "clean_parallel", "train_fasttext", "build_table"]
-SCRIPTS += ["clean_monolingual", "mix_parallel", "export_rows"]
+SCRIPTS += ["clean_monolingual", "mix_parallel", "export_rows", "build_lexicon"]
 
 
 def call(script, *arguments) -> int:

@@ -10,8 +10,9 @@ PACKAGE = ROOT / "fairseq_contout"
 FLOORS = {
     "vmf": 0, "losses": 0, "scores": 0, "calibration": 0, "table_file": 0,
     "compat": 0, "messages": 0, "symbols": 0,
-    "sampling": 0, "dispersion": 0,
-    "target_table": 1, "learned_table": 1, "knn": 1,
+    "sampling": 0, "dispersion": 0, "files": 0, "lexicon_file": 0,
+    "target_table": 1, "learned_table": 1, "knn": 1, "searchers": 1, "search_options": 1,
+    "candidates": 1, "approximate": 1, "faiss_index": 1, "shortlist": 1,
     "generator": 2, "contextual": 2,
     "criterions": 3, "models": 3, "tasks": 3,
     "": 4,

@@ -15,7 +15,9 @@ def test_help_from_any_folder(script, tmp_path):
     process = start(script, "--help", cwd=tmp_path)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0 and err == ""
-    assert "--seed" in out or script.startswith(("clean_", "export_rows", "mix_parallel"))
+    assert "--seed" in out or script.startswith(
+        ("clean_", "export_rows", "mix_parallel", "build_lexicon")
+    )
     assert "--quiet" in out and "None" not in out
 
 

@@ -6,11 +6,11 @@ from fairseq.data import BaseWrapperDataset
 from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
 
-from fairseq_contout.tasks.nearest import OverNearestRows, knn_field
+from fairseq_contout.tasks.nearest import OverNearestRows, SearchConfig, knn_field
 
 
 @dataclass
-class ContinuousLanguageModelingConfig(LanguageModelingConfig):
+class ContinuousLanguageModelingConfig(LanguageModelingConfig, SearchConfig):
     """Options of ``continuous_language_modeling``."""
 
     knn: int = knn_field("language_modeling")
@@ -40,11 +40,6 @@ class ContinuousLanguageModelingTask(OverNearestRows, LanguageModelingTask):
     of the other. With ``--backward`` the order of the tokens is the reverse, which is one half of
     ELMo's bidirectional language model.
     """
-
-    @property
-    def knn(self) -> int:
-        """Nearest rows that compete at each step."""
-        return self.args.knn
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """Load a split.

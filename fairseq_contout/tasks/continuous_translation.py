@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
-from fairseq_contout.tasks.nearest import OverNearestRows, knn_field
+from fairseq_contout.tasks.nearest import OverNearestRows, SearchConfig, knn_field
 
 
 @dataclass
-class ContinuousTranslationConfig(TranslationConfig):
+class ContinuousTranslationConfig(TranslationConfig, SearchConfig):
     """Options of ``continuous_translation``."""
 
     knn: int = knn_field("translation")
@@ -21,8 +21,3 @@ class ContinuousTranslationTask(OverNearestRows, TranslationTask):
 
     Training is that of ``translation``, and either task decodes the checkpoints of the other.
     """
-
-    @property
-    def knn(self) -> int:
-        """Nearest rows that compete at each step."""
-        return self.cfg.knn

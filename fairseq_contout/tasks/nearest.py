@@ -1,12 +1,16 @@
 """What makes a task of fairseq decode over the nearest rows of the target table."""
 
-from dataclasses import field
+from dataclasses import dataclass, field
+from typing import Optional
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from fairseq_contout.generator import (
     KNNSequenceGenerator,
     KNNSequenceGeneratorWithAlignment,
     refuse_unsupported,
 )
+from fairseq_contout.search_options import ROW_TYPES, SEARCHES, SearchOptions
 
 
 def knn_field(task: str):
@@ -20,8 +24,54 @@ def knn_field(task: str):
     )
 
 
+def _option(help_text: str):
+    return field(default=None, metadata={"help": help_text})
+
+
+@dataclass
+class SearchConfig(FairseqDataclass):
+    """How the nearest rows are found; the defaults are those of ``search_options.py``."""
+
+    knn_search: ChoiceEnum(list(SEARCHES)) = field(
+        default="exact",
+        metadata={
+            "help": "exact: all rows; hnsw, ivf, ivfpq: a FAISS index, for very large tables; "
+            "shortlist: words likely given the source (--shortlist)"
+        },
+    )
+    knn_rows: Optional[str] = _option(
+        f"exact: how rows are kept for the search, one of {', '.join(ROW_TYPES)}; default float32. "
+        "The best are scored again with the table's own"
+    )
+    knn_cache: Optional[str] = _option(
+        "hnsw, ivf, ivfpq: folder where an index is kept; without one it is built in each process"
+    )
+    normalizer_sample: Optional[int] = _option(
+        "hnsw, ivf, ivfpq: rows drawn once, from which the part of the normaliser that the rows "
+        "found do not make is estimated; default 4096"
+    )
+    hnsw_links: Optional[int] = _option("hnsw: neighbours that a row keeps; default 32")
+    hnsw_ef_construction: Optional[int] = _option(
+        "hnsw: rows that are looked at when one is added; default 200"
+    )
+    hnsw_ef: Optional[int] = _option("hnsw: rows that a search looks at; default 128")
+    ivf_lists: Optional[int] = _option(
+        "ivf, ivfpq: clusters of rows; default 4 times the square root of the words"
+    )
+    ivf_probes: Optional[int] = _option("ivf, ivfpq: clusters that a search looks at; default 32")
+    pq_bytes: Optional[int] = _option(
+        "ivfpq: bytes of a row's code, a divisor of the dimension; default the largest that is at "
+        "most a quarter of it"
+    )
+    shortlist: Optional[str] = _option(
+        "shortlist: the lexicon's file, made with preprocess/build_lexicon.py"
+    )
+
+
 class OverNearestRows:
-    """Mixin for a task of fairseq that has ``knn``: put it before the task's class."""
+    """Mixin for a task of fairseq whose configuration has ``knn`` and :class:`SearchConfig`'s
+    options: put it before the task's class.
+    """
 
     def build_generator(
         self,
@@ -36,11 +86,16 @@ class OverNearestRows:
         ``--score-reference`` needs no search and gets fairseq's scorer.
 
         Raises:
-            ValueError: an option that only a distribution over the whole vocabulary can serve.
+            ValueError: an option that only a distribution over the whole vocabulary can serve, or
+                a search that is not to be had.
         """
         if seq_gen_cls is None and not getattr(args, "score_reference", False):
             refuse_unsupported(args, models, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
-            extra_gen_cls_kwargs = dict(extra_gen_cls_kwargs or {}, knn=self.knn)
+            extra_gen_cls_kwargs = dict(
+                extra_gen_cls_kwargs or {},
+                knn=self.cfg.knn,
+                search_options=SearchOptions.of(self.cfg),
+            )
             seq_gen_cls = KNNSequenceGenerator
             if getattr(args, "print_alignment", None):
                 seq_gen_cls = KNNSequenceGeneratorWithAlignment

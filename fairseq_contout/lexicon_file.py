@@ -1,0 +1,101 @@
+"""A lexicon's file: for each source word the target words that are likely given it; safetensors.
+
+``best`` is (V_source, N) int32, likeliest first and filled up with -1; ``frequent`` is (F,) int32,
+the most frequent target words. Signatures tie the file to both dictionaries.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fairseq_contout.files import atomic_file
+from fairseq_contout.symbols import dictionary_signature
+from fairseq_contout.table_file import in_order
+
+FORMAT_VERSION = "1"
+_REBUILD = "make it again with preprocess/build_lexicon.py from the dictionaries in use"
+
+
+class Lexicon(NamedTuple):
+    """What a lexicon's file holds.
+
+    Attributes:
+        best: indices of target words for each source word, ``(V_source, N)``, filled up with -1.
+        frequent: indices of the most frequent target words, ``(F,)``.
+    """
+
+    best: Tensor
+    frequent: Tensor
+
+
+def save_lexicon(path, lexicon: Lexicon, source, target, command: str = ""):
+    """Write a lexicon's file atomically.
+
+    Args:
+        path: the file to write.
+        lexicon: its content.
+        source: fairseq's dictionary of the source language.
+        target: of the target language.
+        command: the command that made the file, for people.
+    """
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "kind": "lexicon",
+        "source_signature": dictionary_signature(source),
+        "target_signature": dictionary_signature(target),
+        "command": command,
+    }
+    tensors = {name: part.int().contiguous() for name, part in lexicon._asdict().items()}
+    content = in_order(save(tensors, metadata=metadata))
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+def load_lexicon(path, source_signature: str, target_signature: str, target_size: int) -> Lexicon:
+    """Read a lexicon that was made for two dictionaries, given by their signatures.
+
+    Args:
+        path: the file.
+        source_signature, target_signature: :func:`~fairseq_contout.symbols.dictionary_signature`.
+        target_size: symbols of the target dictionary.
+
+    Raises:
+        ValueError: no such file, not a whole one, no lexicon, or one of other dictionaries.
+    """
+    if not Path(path).is_file():
+        raise ValueError(
+            f"--shortlist {path}: no such file; make it with preprocess/build_lexicon.py"
+        )
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"--shortlist {path}: must be a whole safetensors file ({error}); {_REBUILD}"
+        ) from error
+    if metadata.get("kind") != "lexicon" or metadata.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"--shortlist {path}: must be a lexicon of format {FORMAT_VERSION}, but is "
+            f"{metadata.get('kind', 'something else')!r} of format "
+            f"{metadata.get('format_version')!r}; {_REBUILD}"
+        )
+    own = {"source": source_signature, "target": target_signature}
+    for side, expected in own.items():
+        signature = metadata[f"{side}_signature"]
+        if signature != expected:
+            raise ValueError(
+                f"--shortlist {path}: was made for another {side} dictionary: its signature is "
+                f"{signature[:12]}…, the one in use has {expected[:12]}…; {_REBUILD}"
+            )
+    lexicon = Lexicon(found["best"].long(), found["frequent"].long())
+    for part in lexicon:
+        if len(part.flatten()) and not -1 <= part.min() <= part.max() < target_size:
+            raise ValueError(
+                f"--shortlist {path}: words must be indices of the target dictionary, less than "
+                f"{target_size}, but go from {part.min()} to {part.max()}; {_REBUILD}"
+            )
+    return lexicon

@@ -1,0 +1,145 @@
+"""Search among the words that are likely given the source sentence, by a lexicon.
+
+Sources: Jean, Cho, Memisevic and Bengio (2015), On Using Very Large Target Vocabulary for Neural
+Machine Translation, https://arxiv.org/abs/1412.2007; L'Hostis, Grangier and Auli (2016), Vocabulary
+Selection Strategies for Neural Machine Translation, https://arxiv.org/abs/1610.00072
+"""
+
+import torch
+from torch import Tensor, nn
+
+from fairseq_contout.knn import Neighbours, best_of
+from fairseq_contout.lexicon_file import load_lexicon
+from fairseq_contout.scores import Query
+from fairseq_contout.searchers import Searcher
+from fairseq_contout.symbols import dictionary_signature, signature_hex
+
+
+class ShortlistSearch(Searcher):
+    """The nearest of the words that the lexicon gives for a sentence, and of the frequent ones.
+
+    A sentence's words are the union of those of its tokens. Probabilities are those given that the
+    next word is one of them, or special:
+
+        p(w | h, x) = exp(logit_w) / Σ_{u ∈ C(x)} exp(logit_u),
+        C(x) = specials ∪ frequent ∪ ∪_{s ∈ x} best(s)
+
+    Per step a sentence with M words of its own and F frequent ones costs beam · (M + F) · d.
+
+    Args:
+        table: the target table.
+        path: the lexicon's file.
+    """
+
+    def __init__(self, table, path: str):
+        super().__init__(table)
+        self.path = path
+        self._words = self._beams = None
+
+    def attend(self, encoder):
+        """Return the encoder inside one that tells the search which sentences it reads.
+
+        Raises:
+            ValueError: there is no encoder, or the lexicon is of other dictionaries.
+        """
+        if encoder is None:
+            raise ValueError(
+                "--knn-search shortlist takes the words that are likely given a source sentence, "
+                "but a language model has none; take another search"
+            )
+        lexicon = load_lexicon(
+            self.path,
+            dictionary_signature(encoder.dictionary),
+            signature_hex(self.table.signature),
+            len(self.table.weight),
+        )
+        usable = self.table.emittable.cpu().clone()
+        usable[: self.table.num_specials] = False  # the table scores these itself
+        usable = torch.cat((usable, usable.new_zeros(1)))  # the last place is that of -1
+        frequent = lexicon.frequent[usable[lexicon.frequent]].unique()
+        if not len(frequent):
+            raise ValueError(
+                f"--shortlist {self.path}: must hold frequent words, which compete whatever the "
+                "source is, but has none; make it again with preprocess/build_lexicon.py"
+            )
+        usable[frequent] = False  # they need not be there a second time
+        self._best = lexicon.best.masked_fill(~usable[lexicon.best], -1)
+        self._frequent = frequent
+        return ShortlistEncoder(encoder, self)
+
+    def begin(self, sources: Tensor):
+        """Take the shortlists of a batch: source tokens ``(B, T)``, one beam for each sentence."""
+        if self._best.device != sources.device:
+            self._best = self._best.to(sources.device)
+            self._frequent = self._frequent.to(sources.device)
+        self._words = _distinct(self._best[sources].flatten(1))  # B x M
+        self._rows = self.table.rows(self._words.clamp(min=0))  # B x M x d
+        self._sentences = torch.arange(len(sources), device=sources.device)
+
+    def reorder(self, order: Tensor):
+        """Follow fairseq's generator: beam i is now of the sentence that ``order[i]`` was of.
+
+        The beams of a sentence stay together, and sentences in their order. Finished ones go.
+        """
+        left_out = len(order) < len(self._sentences)
+        self._sentences = self._sentences[order]
+        if left_out:
+            kept = self._sentences.unique()
+            self._words, self._rows = self._words[kept], self._rows[kept]
+            self._sentences = torch.searchsorted(kept, self._sentences)
+
+    def covers(self, beams: Tensor, tokens: Tensor) -> Tensor:
+        """Tell which words are special or on the shortlist of a beam's sentence."""
+        own = self._words[self._sentences[beams]].eq(tokens.unsqueeze(1)).any(dim=1)
+        return own | torch.isin(tokens, self._frequent) | tokens.lt(self.table.num_specials)
+
+    def _prepare(self):
+        self._frequent_rows = self.table.rows(self._frequent)
+
+    def _search(self, query: Query, k: int) -> Neighbours:
+        vector = query.vector
+        if self._words is None or len(vector) != len(self._sentences):
+            raise ValueError(
+                "a shortlist is of the sentences that the encoder read last, but it has read "
+                f"{0 if self._words is None else len(self._sentences)} for {len(vector)} "
+                "predictions; decode with fairseq's generator"
+            )
+        frequent = vector @ self._frequent_rows.to(vector.dtype).t()  # N x F
+        beams = vector.view(len(self._words), -1, vector.size(1))  # B x beam x d
+        own = torch.bmm(beams, self._rows.to(vector.dtype).transpose(1, 2))  # B x beam x M
+        words = self._words[self._sentences]  # N x M
+        logits = query.finish(torch.cat((frequent, own.flatten(0, 1)), dim=1))
+        indices = torch.cat((self._frequent.expand(len(vector), -1), words), dim=1)
+        logits = logits.masked_fill(indices < 0, -torch.inf)
+        total = logits.logsumexp(dim=1)
+        return Neighbours(*best_of(logits, indices.clamp(min=0), k), total)
+
+
+def _distinct(words: Tensor) -> Tensor:
+    # each line's words once, in the order of indices, -1 at its end: (B, M) → (B, M')
+    words = words.sort(dim=1, descending=True).values
+    repeated = torch.zeros_like(words, dtype=torch.bool)
+    repeated[:, 1:] = words[:, 1:] == words[:, :-1]
+    words = words.masked_fill(repeated, -1).sort(dim=1, descending=True).values
+    return words[:, : int((words >= 0).sum(dim=1).max())]
+
+
+class ShortlistEncoder(nn.Module):
+    """An encoder whose reading, and whose reordering by the generator, the search is told of.
+
+    It offers what fairseq's generator asks an encoder for.
+    """
+
+    def __init__(self, encoder, search: ShortlistSearch):
+        super().__init__()
+        self.encoder, self._search = encoder, search
+
+    def forward_torchscript(self, net_input):
+        """Read a batch."""
+        self._search.begin(net_input["src_tokens"])
+        return self.encoder.forward_torchscript(net_input)
+
+    def reorder_encoder_out(self, encoder_out, new_order):
+        """Reorder what was read."""
+        self._search.reorder(new_order)
+        return self.encoder.reorder_encoder_out(encoder_out, new_order)

@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+"""Learn from parallel text which target words are likely given each source word: a shortlist.
+
+IBM model 1 gives p(target word | source word). The likeliest words of each source word are kept,
+its own spelling first where the target dictionary has it, and the most frequent target words for
+all. Decoding: --knn-search shortlist --shortlist FILE.
+"""
+
+import logging
+import shlex
+import sys
+from itertools import zip_longest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout needs no installation
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from preprocess.assemble import load_dictionary  # noqa: E402
+from preprocess.common import (  # noqa: E402
+    Parser,
+    check_output,
+    number,
+    progress,
+    read_lines,
+    run,
+)
+from preprocess.model1 import Model1  # noqa: E402
+
+
+def parser() -> Parser:
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--input",
+        nargs=2,
+        required=True,
+        metavar=("SOURCE", "TARGET"),
+        help="the training text, segmented, a line for a line (also .gz, .xz)",
+    )
+    parser.add_argument(
+        "--dictionary",
+        nargs=2,
+        required=True,
+        metavar=("SOURCE", "TARGET"),
+        help="fairseq's dictionaries of both languages",
+    )
+    parser.add_argument("--output", required=True, metavar="FILE.safetensors", help="the lexicon")
+    parser.add_argument(
+        "--words", type=number(int, 1), default=50, help="target words of each source word"
+    )
+    parser.add_argument(
+        "--frequent", type=number(int, 1), default=1000, help="target words that always compete"
+    )
+    parser.add_argument(
+        "--min-probability",
+        type=number(float, 0, 1),
+        default=1e-6,
+        help="least p(target | source) of a word that is kept",
+    )
+    parser.add_argument("--iterations", type=number(int, 1), default=3, help="of EM")
+    parser.add_argument(
+        "--max-length",
+        type=number(int, 1),
+        default=100,
+        help="leave out pairs with more tokens on a side",
+    )
+    parser.add_argument(
+        "--lines",
+        type=number(int, 1),
+        metavar="N",
+        help="learn from the first N lines: about 4 bytes for each pair of tokens are in memory",
+    )
+    parser.add_argument(
+        "--held-out",
+        nargs=2,
+        metavar=("SOURCE", "TARGET"),
+        help="other text: print how many of its target tokens the shortlists hold",
+    )
+    return parser
+
+
+def read_pairs(paths, dictionaries, args):
+    """Return the indices of the words of each pair of sentences, for either side.
+
+    Raises:
+        ValueError: the files differ in their number of lines, or hold no pair to learn from.
+    """
+    indices = [dictionary.indices for dictionary in dictionaries]
+    unknown = [dictionary.unk() for dictionary in dictionaries]
+    kept = [], []
+    both = zip_longest(*(read_lines(path) for path in paths))
+    for count, lines in enumerate(progress(both, "reading", args.quiet)):
+        if count == args.lines:
+            break
+        if None in lines:
+            shorter, longer = paths if lines[0] is None else paths[::-1]
+            raise ValueError(
+                f"{shorter}: must have as many lines as {longer}, but ends after {count}; "
+                "segment both sides of the same parallel text"
+            )
+        words = [line.split() for line in lines]
+        if all(1 <= len(side) <= args.max_length for side in words):
+            for side, own, index, unk in zip(kept, words, indices, unknown):
+                side.append([index.get(word, unk) for word in own])
+    if not kept[0]:
+        raise ValueError(
+            f"{paths[0]}: must hold pairs of 1 to {args.max_length} tokens, but holds none; "
+            "raise --max-length or give other text"
+        )
+    return kept
+
+
+def same_spelling(source, target) -> np.ndarray:
+    """Return for each source word the target word that is spelled so, or -1."""
+    own = [target.indices.get(symbol, -1) for symbol in source.symbols]
+    return np.where(np.arange(len(own)) < source.nspecial, -1, own)
+
+
+def choose(model: Model1, source, target, usable, frequent, args):
+    """Choose each source word's target words, other than the frequent ones, which all have.
+
+    Returns:
+        the words, ``(V_source, N)`` int64, likeliest first, filled up with -1.
+    """
+    found, twin = model.translations(), same_spelling(source, target)
+    usable = usable.copy()
+    usable[frequent] = False
+    twin = np.where(np.append(usable, False)[twin], twin, -1)
+    word = found.source != model.empty
+    twins = word & (np.append(twin, -1)[found.source] == found.target)
+    kept = word & ~twins & usable[found.target] & (found.probability >= args.min_probability)
+    chosen = kept.nonzero()[0]
+    chosen = chosen[np.lexsort((-found.probability[chosen], found.source[chosen]))]
+    owner = found.source[chosen]
+    # the place of each in the list of its word, after the word's twin
+    place = np.arange(len(owner)) - np.searchsorted(owner, owner) + (twin >= 0)[owner]
+    fits = place < args.words
+    best = np.full((len(source), args.words), -1)
+    best[:, 0] = twin
+    best[owner[fits], place[fits]] = found.target[chosen[fits]]
+    return best
+
+
+def frequent_words(target, usable, count: int) -> np.ndarray:
+    """Return the indices of the most frequent usable words of a dictionary, most frequent first."""
+    order = np.argsort(-np.array(target.count), kind="stable")
+    return order[usable[order]][:count]
+
+
+def coverage(best, frequent, sources, targets, specials: int):
+    """Return the share of target tokens on their sentence's shortlist, and its mean size."""
+    found = tokens = sizes = 0
+    for source, target in zip(sources, targets):
+        words = {*best[source].flatten().tolist(), *frequent.tolist()} - {-1}
+        found += sum(word in words or word < specials for word in target)
+        tokens, sizes = tokens + len(target), sizes + len(words)
+    return found / tokens, sizes / len(sources)
+
+
+def describe_command(args) -> str:
+    """Return the command that makes the same lexicon, with the files' names alone."""
+    words = ["build_lexicon.py"]
+    for name in ("input", "dictionary"):
+        words += ["--" + name, *(Path(path).name for path in getattr(args, name))]
+    for name in ("words", "frequent", "min_probability", "iterations", "max_length", "lines"):
+        if getattr(args, name) is not None:
+            words += ["--" + name.replace("_", "-"), str(getattr(args, name))]
+    return shlex.join(words)
+
+
+def build(args):
+    logging.disable(logging.INFO)  # as build_table.py: fairseq's imports say what is missing
+    from fairseq_contout.lexicon_file import Lexicon, save_lexicon
+    from fairseq_contout.symbols import emittable_rows
+
+    logging.disable(logging.NOTSET)
+    check_output(args.output)
+    source, target = map(load_dictionary, args.dictionary)
+    sources, targets = read_pairs(args.input, (source, target), args)
+    model = Model1(sources, targets, len(source), len(target))
+    for _ in progress(range(args.iterations), "learning", args.quiet, unit="iterations"):
+        likelihood = model.step()
+    usable = emittable_rows(target).numpy()
+    usable[: target.nspecial] = False  # the table scores these itself
+    frequent = frequent_words(target, usable, args.frequent)
+    best = choose(model, source, target, usable, frequent, args)
+    held_out = read_pairs(args.held_out, (source, target), args) if args.held_out else None
+    lexicon = Lexicon(torch.from_numpy(best), torch.from_numpy(frequent))
+    save_lexicon(args.output, lexicon, source, target, describe_command(args))
+    print(f"{args.output}: {len(sources)} pairs, log-likelihood of a target token {likelihood:.3f}")
+    if held_out:
+        share, size = coverage(best, frequent, *held_out, target.nspecial)
+        print(
+            f"{args.held_out[1]}: shortlists of {size:.0f} words on average hold "
+            f"{100 * share:.2f} % of the target tokens"
+        )
+
+
+def main(argv=None) -> int:
+    return run(build, parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""What test_search_*.py share: a table large enough for every search, and a tiny model."""
+
+from argparse import Namespace
+
+import torch
+from factory import make_batch, make_dictionary, make_model, make_table
+
+from fairseq_contout.search_options import SearchOptions
+from fairseq_contout.tasks.continuous_translation import (
+    ContinuousTranslationConfig,
+    ContinuousTranslationTask,
+)
+
+WORDS = 300
+#: name → options under which a search misses nothing: with 8 x 40 codes ivfpq scores all rows again
+WHOLE = {
+    "bfloat16": {"knn_rows": "bfloat16"},
+    "int8": {"knn_rows": "int8"},
+    "hnsw": {"knn_search": "hnsw", "hnsw_ef": 400},
+    "ivf": {"knn_search": "ivf", "ivf_lists": 9, "ivf_probes": 9},
+    "ivfpq": {"knn_search": "ivfpq", "ivf_lists": 9, "ivf_probes": 9, "pq_bytes": 4},
+}
+FOUND = 40
+
+
+def whole(name) -> SearchOptions:
+    return SearchOptions(**WHOLE[name])
+
+
+def large_table(score="cosine", **options):
+    """Return a table of WORDS words and four padding words, and 20 predictions."""
+    table, _ = make_table(score, WORDS, padding_words=4, **options)
+    return table, 2 * torch.randn(20, 8, generator=torch.Generator().manual_seed(3))
+
+
+class TinyModel:
+    """An untrained model of WORDS words, a batch of five sentences, and decoding of them."""
+
+    def __init__(self, folder, arch="continuous_transformer_tiny", dim=16, **options):
+        self.dictionary = make_dictionary(WORDS, padding_words=4)
+        self.model = make_model(folder, self.dictionary, arch=arch, dim=dim, scale=9.0, **options)
+        self.model.eval()
+        self.table = self.model.decoder.continuous_output.table
+        self.batch = make_batch(self.dictionary, (9, 7, 5, 4, 2))
+
+    def build(self, search=None, knn=FOUND, **options):
+        config = ContinuousTranslationConfig(data="none", knn=knn, **(search or {}))
+        task = ContinuousTranslationTask(config, self.dictionary, self.dictionary)
+        return task.build_generator([self.model], Namespace(**{"max_len_b": 9, **options}))
+
+    def generate(self, search=None, knn=FOUND, batch=None, prefix=None, **options):
+        generator = self.build(search, knn, **options)
+        torch.manual_seed(0)
+        return generator.generate([self.model], batch or self.batch, prefix_tokens=prefix)

@@ -1,0 +1,168 @@
+"""build_lexicon.py: IBM model 1 against a plain computation, what a lexicon holds, refusals."""
+
+import math
+import re
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+from preprocess_tools import call, fails, write_dictionary
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from fairseq_contout.lexicon_file import Lexicon, load_lexicon, save_lexicon
+from fairseq_contout.symbols import dictionary_signature
+from preprocess import model1
+from preprocess.model1 import Model1
+
+SOURCES = [[0, 1], [0, 2], [1], [2, 2, 0], [1, 0, 2]]
+TARGETS = [[3, 4], [3, 5, 3], [4], [5, 3], [4, 3, 5, 0]]
+
+
+def plain_model1(sources, targets, empty, target_size, iterations):
+    """Model 1, written down word by word."""
+    table = defaultdict(lambda: 1 / target_size)
+    for _ in range(iterations):
+        expected, total = defaultdict(float), defaultdict(float)
+        likelihood = tokens = 0
+        for source, target in zip(sources, targets):
+            words = [*source, empty]
+            for t in target:
+                whole = sum(table[s, t] for s in words)
+                likelihood, tokens = likelihood + math.log(whole / len(words)), tokens + 1
+                for s in words:
+                    expected[s, t] += table[s, t] / whole
+                    total[s] += table[s, t] / whole
+        table = {(s, t): c / total[s] for (s, t), c in expected.items()}
+    return table, likelihood / tokens
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 1 << 23])
+def test_model_1_is_that_of_brown_et_al(chunk, monkeypatch):
+    monkeypatch.setattr(model1, "_CHUNK_PAIRS", chunk)
+    model = Model1(SOURCES, TARGETS, 3, 6)
+    assert len(list(model1._groups(SOURCES, TARGETS))) == {1: 5, 8: 3, 1 << 23: 1}[chunk]
+    for _ in range(4):
+        likelihood = model.step()
+    expected, expected_likelihood = plain_model1(SOURCES, TARGETS, 3, 6, 4)
+    found = model.translations()
+    got = dict(zip(zip(found.source.tolist(), found.target.tolist()), found.probability))
+    assert got == pytest.approx(expected)
+    assert likelihood == pytest.approx(expected_likelihood)
+
+
+@pytest.fixture
+def text(tmp_path):
+    """Text whose source word s<i> is the target word t<i>, in another order, and one frequent."""
+    draw = np.random.default_rng(0)
+    words = [draw.permutation(8)[: draw.integers(2, 6)] for _ in range(300)]
+    source = [" ".join(f"s{i}" for i in line) + " Xerxes" for line in words]
+    target = ["the " + " ".join(f"t{i}" for i in line[::-1]) for line in words]
+    (tmp_path / "a").write_text("".join(line + "\n" for line in source))
+    (tmp_path / "b").write_text("".join(line + "\n" for line in target))
+    one = write_dictionary(tmp_path / "dict.a", [*(f"s{i}" for i in range(8)), "Xerxes", "never"])
+    counts = {"madeupword0000": 0, **{f"t{i}": 5 for i in range(8)}, "Xerxes": 1, "the": 300}
+    other = write_dictionary(tmp_path / "dict.b", counts)
+    options = ["--input", tmp_path / "a", tmp_path / "b", "--dictionary", tmp_path / "dict.a"]
+    return tmp_path, one, other, [*options, tmp_path / "dict.b", "--output", tmp_path / "lexicon"]
+
+
+def load(folder, one, other):
+    signatures = dictionary_signature(one), dictionary_signature(other)
+    return load_lexicon(folder / "lexicon", *signatures, len(other))
+
+
+def test_words_are_given_their_translations(text, capsys):
+    folder, one, other, options = text
+    assert call("build_lexicon", *options, "--words", 3, "--frequent", 1, "--iterations", 8) == 0
+    lexicon = load(folder, one, other)
+    assert lexicon.frequent.tolist() == [other.index("the")]
+    for i in range(8):
+        assert lexicon.best[one.index(f"s{i}"), 0] == other.index(f"t{i}")
+    assert lexicon.best.shape == (len(one), 3)
+    assert lexicon.best[one.index("Xerxes"), 0] == other.index("Xerxes")  # although never seen so
+    assert (lexicon.best[[*range(4), one.index("never")]] == -1).all()
+    offered = set(lexicon.best.flatten().tolist())
+    assert not offered & {0, 1, 2, 3, other.index("the"), other.index("madeupword0000")}
+    for row in lexicon.best.tolist():  # no word twice, and -1 at the end alone
+        words = [word for word in row if word >= 0]
+        assert row[: len(words)] == words and len(set(words)) == len(words)
+    assert "300 pairs" in capsys.readouterr().out
+
+
+def test_the_same_text_is_the_same_file_and_names_no_folder(text):
+    folder, _, _, options = text
+    assert call("build_lexicon", *options) == 0
+    before = (folder / "lexicon").read_bytes()
+    assert call("build_lexicon", *options) == 0
+    assert (folder / "lexicon").read_bytes() == before
+    with safe_open(str(folder / "lexicon"), framework="pt") as file:
+        command = file.metadata()["command"]
+    assert command.startswith("build_lexicon.py --input a b --dictionary dict.a dict.b --words 50")
+    assert str(folder) not in command
+
+
+def test_options_leave_words_and_pairs_out(text):
+    folder, one, other, options = text
+    assert call("build_lexicon", *options, "--frequent", 1, "--min-probability", 1) == 0
+    lexicon = load(folder, one, other)
+    assert lexicon.best[one.index("s0")].eq(-1).all()
+    assert lexicon.best[one.index("Xerxes"), 0] == other.index("Xerxes")
+    assert call("build_lexicon", *options, "--frequent", 1, "--lines", 1) == 0
+    few = load(folder, one, other)
+    first = (folder / "b").read_text().split("\n")[0].split()
+    offered = set(few.best.flatten().tolist()) - {-1, other.index("Xerxes")}
+    assert offered == {other.index(word) for word in first if word != "the"}
+
+
+def test_held_out_text_is_counted(text, capsys):
+    folder, one, other, options = text
+    (folder / "c").write_text("s0 s1\nnever\n")
+    (folder / "d").write_text("the t0 nothing\nt1\n")
+    held_out = ["--held-out", folder / "c", folder / "d"]
+    assert call("build_lexicon", *options, "--words", 1, "--frequent", 1, *held_out) == 0
+    # 3 of 4 tokens: the unknown word is a special symbol; 3 words and 1
+    expected = "shortlists of 2 words on average hold 75.00 % of the target tokens"
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "spoil, more, message",
+    [
+        (lambda f: (f / "b").write_text("t0\n"), [], "b: must have as many lines as .*a, but ends"),
+        (lambda f: [(f / n).write_text("\n") for n in "ab"], [], "a: must hold pairs of 1 to 100"),
+        (lambda f: (f / "dict.a").unlink(), [], "dict.a: no such file; make it with fairseq"),
+        (lambda f: None, ["--words", "0"], "--words: must be at least 1, but is 0"),
+        (lambda f: None, ["--max-length", "1"], "must hold pairs of 1 to 1 tokens"),
+    ],
+)
+def test_bad_input_is_one_line(spoil, more, message, text, capsys):
+    folder, *_, options = text
+    spoil(folder)
+    assert re.search(message, fails(capsys, folder, "build_lexicon", *options, *more))
+
+
+def test_lexicons_that_do_not_fit_are_refused(text):
+    folder, one, other, options = text
+    path = folder / "lexicon"
+    with pytest.raises(ValueError, match="--shortlist .*lexicon: no such file; make it with"):
+        load(folder, one, other)
+    assert call("build_lexicon", *options) == 0
+    for sides, name in (((other, other), "source"), ((one, one), "target")):
+        with pytest.raises(ValueError, match=f"made for another {name} dictionary") as error:
+            load(folder, *sides)
+        for dictionary in (one, other):
+            assert dictionary_signature(dictionary)[:12] in str(error.value)
+        assert "build_lexicon.py" in str(error.value)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    with pytest.raises(ValueError, match="must be a whole safetensors file"):
+        load(folder, one, other)
+    save_file({"weight": torch.zeros(2, 2)}, path, metadata={"format_version": "1"})
+    with pytest.raises(ValueError, match="must be a lexicon of format 1, but is 'something else'"):
+        load(folder, one, other)
+    wrong = Lexicon(torch.tensor([[len(other)]]), torch.tensor([4]))
+    save_lexicon(path, wrong, one, other)
+    with pytest.raises(ValueError, match=rf"less than {len(other)}, but go from {len(other)} to"):
+        load(folder, one, other)
