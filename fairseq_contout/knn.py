@@ -91,7 +91,7 @@ def exact_search(
     best = query.vector.new_empty((count, 0))
     indices = torch.empty((count, 0), dtype=torch.long, device=best.device)
     for start in range(0, size, chunk_rows):
-        rows = weight[start : start + chunk_rows].to(query.vector.dtype)
+        rows = weight[start : start + chunk_rows].to(query.vector)  # its dtype and device
         logits = query.finish(query.vector @ rows.t())  # N x chunk
         part = None if allowed is None else allowed[start : start + chunk_rows]
         if part is not None and not part.all():  # most chunks are whole: N x chunk is worth a look

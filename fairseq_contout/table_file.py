@@ -18,6 +18,8 @@ from fairseq_contout.symbols import dictionary_signature, has_mask
 FORMAT_VERSION = "1"
 _REBUILD = "rebuild it with preprocess/build_table.py --dictionary dict.<lang>.txt --output FILE"
 _NORM_TOLERANCE = 1e-3
+#: Rows that are checked at once.
+_CHECKED_ROWS = 1 << 16
 
 
 def _first(indices: Tensor) -> str:
@@ -36,13 +38,16 @@ def check_rows(weight: Tensor, name: str = "table") -> Tensor:
             f"{name}: a table must be a matrix (V, d) of floats, but is {tuple(weight.shape)} "
             f"{weight.dtype}; {_REBUILD}"
         )
-    bad = (~torch.isfinite(weight).all(dim=1)).nonzero().flatten()
+    # part by part: the rows may be a file that is larger than the memory
+    parts = weight.split(_CHECKED_ROWS)
+    finite = [torch.isfinite(part).all(dim=1) for part in parts]
+    bad = (~torch.cat(finite)).nonzero().flatten()
     if len(bad):
         raise ValueError(
             f"{name}: every row must be finite, but {len(bad)} hold NaN or infinity "
             f"(rows {_first(bad)}); mend the source of these vectors"
         )
-    norms = weight.float().norm(dim=1)
+    norms = torch.cat([part.float().norm(dim=1) for part in parts])
     zero = (norms == 0).nonzero().flatten()
     if len(zero):
         raise ValueError(

@@ -200,9 +200,7 @@ class TargetTable(nn.Module):
             hidden: predictions h.
             temperature: a number or ``(N, 1)``; divides the logits.
         """
-        query = self._query(hidden, self.scale / temperature)
-        logits = query.finish(query.vector @ self.rows().to(query.vector.dtype).t())
-        return logits.masked_fill(~self.emittable, -torch.inf)
+        return self._all_logits(self._query(hidden, self.scale / temperature))
 
     def log_probs(self, hidden: Tensor, temperature=1.0) -> Tensor:
         """Return log p(w | h) of every row, ``(N, V)``: the log-softmax of :meth:`scores`."""
@@ -251,17 +249,23 @@ class TargetTable(nn.Module):
         bins = torch.zeros(len(GRID), BINS, 3, dtype=torch.float64)
         stride = max(1, -(-len(target) // _CALIBRATION_TOKENS))
         chunk = max(1, _VALIDATION_ELEMENTS // len(self.weight))
-        rows = self.rows()
         for part, tokens in zip(hidden.split(chunk), target.split(chunk)):
-            query = self._query(part, 1.0)
-            logits = query.finish(query.vector @ rows.to(query.vector.dtype).t())
-            logits = logits.masked_fill(~self.emittable, -torch.inf)
+            logits = self._all_logits(self._query(part, 1.0))
             correct += logits.argmax(dim=1).eq(tokens).sum()
             nll += grid_nll(logits[::stride], tokens[::stride])
             bins += grid_bins(logits[::stride], tokens[::stride])
         sampled = sum(len(tokens[::stride]) for tokens in target.split(chunk))
         self.calibration.add(nll, sampled)
         return ValidationScores(correct, nll, bins, sampled)
+
+    def _all_logits(self, query: Query) -> Tensor:
+        rows, like = self.stored_rows(), query.vector
+        if rows.dtype == like.dtype and rows.device == like.device:
+            logits = query.finish(like @ rows.t())
+        else:  # part by part: a copy of all rows may not fit
+            parts = rows.split(knn.CHUNK_ROWS)
+            logits = torch.cat([query.finish(like @ part.to(like).t()) for part in parts], dim=-1)
+        return logits.masked_fill(~self.emittable, -torch.inf)
 
     def _query(self, hidden: Tensor, scale) -> Query:
         return make_query(hidden, self.score, scale)

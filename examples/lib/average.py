@@ -46,7 +46,9 @@ def average(paths: list) -> dict:
         for name, value in weights.items():
             sums[name] += value
     first["model"] = {
-        name: (total / len(paths)).to(first["model"][name].dtype) for name, total in sums.items()
+        # whole numbers (counts, fingerprints) have no mean: those of the last
+        name: (sums[name] / len(paths)).to(value.dtype) if value.is_floating_point() else value
+        for name, value in weights.items()
     }
     first["last_optimizer_state"] = None
     if first.get("cfg") is not None:

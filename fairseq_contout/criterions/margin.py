@@ -84,7 +84,7 @@ def informative_margin(
         else:
             # the two nearest: one of them is not the target
             near = knn.exact_search(
-                Query(direction), table.rows(), 2, allowed=table.emittable, normalizer=False
+                Query(direction), table.stored_rows(), 2, allowed=table.emittable, normalizer=False
             ).indices
             found = torch.where(near[:, 0].eq(target), near[:, 1], near[:, 0])
     return margin_loss(hidden, rows, table.rows(found), margin)

@@ -1,13 +1,16 @@
 """The continuous output of a model and its target table, made from the model's options."""
 
+from pathlib import Path
+
 import torch
 from fairseq.criterions import CRITERION_REGISTRY
 from torch import nn
 
 from fairseq_contout.criterions.base import TASK_MARK, ContinuousCriterion
+from fairseq_contout.kept_table import KeptTable
 from fairseq_contout.learned_table import LearnedTable
 from fairseq_contout.models.continuous_output import ContinuousOutput
-from fairseq_contout.models.options import LEARNED, is_tied
+from fairseq_contout.models.options import FROZEN_OPTIONS, LEARNED, TABLE_DTYPES, is_tied
 from fairseq_contout.scores import check_score
 from fairseq_contout.target_table import TargetTable, load_table, normalize_rows
 
@@ -126,7 +129,8 @@ def build_table(args, task, embedding: nn.Module, feature_dim: int) -> TargetTab
     scale = getattr(args, "scale", None)
     built = getattr(args, "built_table", None)  # (file, dimension), when from a checkpoint
     path = getattr(args, "target_table", None)
-    if built is not None and path != built[0]:
+    in_file = _frozen_option(args, "table_storage") == "file"
+    if built is not None and path != built[0] and not in_file:
         raise ValueError(
             f"the checkpoint holds the table of {built[0]}, and --model-overrides asks for {path}: "
             "a model decodes with the table it was trained with; drop target_table from the "
@@ -140,14 +144,18 @@ def build_table(args, task, embedding: nn.Module, feature_dim: int) -> TargetTab
         )
     if path == LEARNED:
         weight = _learned_weight(args, dictionary, embedding, feature_dim)
-    elif built is not None:
+    elif built is not None and not in_file:
         weight = torch.zeros(len(dictionary), built[1])
     else:
-        weight = load_table(path, dictionary)
+        weight = _file_rows(path, dictionary, built)
     args.built_table = [path, weight.size(1)]
     setattr(task, TASK_MARK, "learned" if path == LEARNED else "frozen")
     if path != LEARNED:
-        return TargetTable(weight, dictionary, args.score, scale)
+        weight = weight.to(TABLE_DTYPES[_frozen_option(args, "table_dtype")])
+        on_cpu = _frozen_option(args, "table_device") == "cpu"
+        if not (in_file or on_cpu):
+            return TargetTable(weight, dictionary, args.score, scale)
+        return KeptTable(weight, dictionary, args.score, scale, in_file=in_file, on_cpu=on_cpu)
     return LearnedTable(
         weight,
         dictionary,
@@ -156,6 +164,20 @@ def build_table(args, task, embedding: nn.Module, feature_dim: int) -> TargetTab
         stop_gradient=getattr(args, "stop_gradient_targets", None) or False,
         ema=getattr(args, "table_ema", None),
     )
+
+
+def _frozen_option(args, name: str) -> str:
+    return getattr(args, name, None) or FROZEN_OPTIONS[name]
+
+
+def _file_rows(path, dictionary, built):
+    if built is not None and not Path(path).is_file():
+        raise ValueError(
+            f"target table {path}: no such file, but the model was trained with --table-storage "
+            "file, which keeps the rows there alone; give the file's place now with "
+            f"--model-overrides \"{{'target_table': 'FILE'}}\""
+        )
+    return load_table(path, dictionary)
 
 
 def _learned_weight(args, dictionary, embedding: nn.Module, feature_dim: int) -> nn.Parameter:

@@ -2,10 +2,18 @@
 
 import math
 
+import torch
+
 from fairseq_contout.scores import DEFAULT_SCALE
 
 #: The value of --target-table that asks for a learned one. A file of that name: ./learned
 LEARNED = "learned"
+#: --table-dtype → how the rows of a frozen table are kept
+TABLE_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
 
 
 def add_continuous_args(parser):
@@ -23,6 +31,25 @@ def add_continuous_args(parser):
         "--table-init",
         metavar="FILE",
         help="a table file that a learned table starts from; random rows by default",
+    )
+    parser.add_argument(
+        "--table-storage",
+        choices=["checkpoint", "file"],
+        help="where a frozen table is kept: in the checkpoint, so that decoding needs no other "
+        "file (checkpoint, the default), or in its own file alone, mapped into memory (file), so "
+        "that checkpoints stay small and rows that are never read take no memory",
+    )
+    parser.add_argument(
+        "--table-dtype",
+        choices=sorted(TABLE_DTYPES),
+        help="how a frozen table's rows are kept in memory; float32 by default. Rows of 16 bits "
+        "are computed with in float32",
+    )
+    parser.add_argument(
+        "--table-device",
+        choices=["model", "cpu"],
+        help="where a frozen table's rows are: with the model (the default), or on the CPU while "
+        "the model is on a GPU; a batch's rows follow the model",
     )
     parser.add_argument(
         "--table-dim",
@@ -108,6 +135,8 @@ def add_input_args(parser):
     )
 
 
+#: Options of a frozen table, with what they are when nothing is given.
+FROZEN_OPTIONS = {"table_storage": "checkpoint", "table_dtype": "float32", "table_device": "model"}
 #: Optimizers under which a parameter stored X times smaller learns X times faster.
 SCALE_FREE = ("adam", "adamax", "adagrad", "cpu_adam", "row_adam")
 
@@ -165,6 +194,12 @@ def check_options(args):
                 f"--{option.replace('_', '-')} {getattr(args, option)} shapes a learned table, but "
                 f"--target-table is {getattr(args, 'target_table', None)}; give --target-table "
                 "learned, or leave it out"
+            )
+    for option in FROZEN_OPTIONS:
+        if _is_set(args, option) and learned:
+            raise ValueError(
+                f"--{option.replace('_', '-')} {getattr(args, option)} is for a table that stays "
+                "as it is, but --target-table is learned; leave it out"
             )
     reads = is_tied(args) or getattr(args, "decoder_input", None) == "table"
     for option in ("table_ema", "stop_gradient_targets"):
