@@ -2,6 +2,7 @@
 
 import argparse
 import types
+from unittest import mock
 
 import numpy as np
 import torch
@@ -99,6 +100,30 @@ def _replace_unknown_words():
     utils.load_align_dict = lambda file: load("" if file == "@@ " else file)
 
 
+def _allow_processes_without_a_gpu():
+    # fairseq takes a process's rank modulo the number of GPUs for its device, which divides by 0
+    # where there is none, and tells torch's DDP a device also for a model on the CPU: ValueError.
+    # Until: fairseq trains with several processes on CPUs.
+    from fairseq.distributed import utils
+    from fairseq.models import distributed_fairseq_model as wrapping
+
+    infer, wrap = utils._infer_torch_distributed_launch_init, wrapping.DistributedDataParallel
+
+    def infer_launch(cfg):
+        if torch.cuda.is_available():
+            return infer(cfg)
+        with mock.patch.object(torch.cuda, "device_count", return_value=1):  # device 0, unused
+            return infer(cfg)
+
+    def wrap_model(module, **options):
+        if all(parameter.device.type == "cpu" for parameter in module.parameters()):
+            options.update(device_ids=None, output_device=None)
+        return wrap(module=module, **options)
+
+    utils._infer_torch_distributed_launch_init = infer_launch
+    wrapping.DistributedDataParallel = wrap_model
+
+
 def apply():
     """Apply every workaround once, at import."""
     _allow_what_checkpoints_hold()
@@ -106,3 +131,4 @@ def apply():
     _keep_numpy_long()
     _block_repeated_ngrams()
     _replace_unknown_words()
+    _allow_processes_without_a_gpu()

@@ -1,18 +1,29 @@
 """Two processes with half of the batch each do what one process does with all of it."""
 
 import os
+import re
 import socket
+import subprocess
+import sys
 from argparse import Namespace
 
 import pytest
 import torch
 import torch.multiprocessing as mp
+from cli import USER_DIR
 from factory import FakeTask, collate, make_criterion, make_dictionary, make_model
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
 #: criterions over a frozen table; -tied and -untied: over a learned one
 NAMES = ("cosine", "vmf", "margin", "syn_margin", "power_spherical", "l2", "contrastive")
 NAMES += ("contrastive-tied", "contrastive-untied", "contrastive-sparse-tied")
+
+TORCHRUN = (
+    "--arch continuous_transformer_tiny --criterion contrastive --target-table learned "
+    "--share-decoder-input-output-embed --optimizer row_adam --sparse-gradients --lr 0.001 "
+    "--batch-size 16 --max-update 2 --log-format simple --log-interval 1 --num-workers 0 "
+    "--cpu --distributed-backend gloo --distributed-world-size 2"
+)
 
 
 def build(place, dictionary, name):
@@ -92,11 +103,14 @@ def work(rank, port, folder, names):
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_equal_one(tmp_path):
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(work, args=(port, str(tmp_path), NAMES), nprocs=2)
+        return probe.getsockname()[1]
+
+
+def test_two_processes_equal_one(tmp_path):
+    mp.spawn(work, args=(free_port(), str(tmp_path), NAMES), nprocs=2)
     dictionary = make_dictionary()
     for name in NAMES:
         model, criterion = build(tmp_path, dictionary, name)
@@ -113,3 +127,20 @@ def test_two_processes_equal_one(tmp_path):
             assert after["criterion.term.observed"].sum() == sample["ntokens"]
         for key, value in after.items():
             torch.testing.assert_close(joint[key], value, rtol=1e-4, atol=1e-6, msg=f"{name} {key}")
+
+
+def test_torchrun_as_the_documentation_says(corpus, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--master_port", str(free_port()), "-m", "fairseq_cli.train", corpus.data]
+    command += ["--user-dir", USER_DIR, "--task", "translation", "--save-dir", tmp_path / "out"]
+    command += TORCHRUN.split()
+    root = os.path.dirname(USER_DIR)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    updates = re.findall(r"train_inner .* bsz=(\d+), num_updates=(\d+)", done.stdout + done.stderr)
+    # both processes' sentences, and the first process alone tells
+    assert updates == [("32", "1"), ("32", "2")]
+    assert (tmp_path / "out" / "checkpoint_last.pt").is_file()

@@ -1,6 +1,7 @@
 """--sparse-gradients and the optimizer row_adam: rows of the batch alone, and what is refused."""
 
 import math
+import re
 from argparse import Namespace
 
 import pytest
@@ -166,6 +167,17 @@ def test_clipping_counts_a_row_that_comes_twice_once(limit):
     assert optimizer_of([torch.ones(1, requires_grad=True)]).clip_grad_norm(1.0) == 0
 
 
+@pytest.mark.parametrize("factor", [0.25, torch.tensor(0.25)])
+def test_gradients_are_multiplied(factor):
+    weight, other = torch.randn(5, 3, requires_grad=True), torch.ones(2, requires_grad=True)
+    optimizer = optimizer_of([weight, other])
+    (loss_of(weight, torch.tensor([1, 1, 3]), True) + (other**2).sum()).backward()
+    before = weight.grad.to_dense()
+    optimizer.multiply_grads(factor)
+    torch.testing.assert_close(weight.grad.to_dense(), before / 4)
+    torch.testing.assert_close(other.grad, torch.full((2,), 0.5))
+
+
 # ---- models --------------------------------------------------------------------------------------
 
 
@@ -267,3 +279,11 @@ def test_training_goes_on_where_it_was_interrupted(train, tmp_path):
     ]
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, msg=name)
+
+
+def test_the_norm_of_the_gradient_is_that_of_dense_ones(train, tmp_path):
+    norms = []
+    for name, flags in (("sparse", OURS), ("dense", OURS.replace("--sparse-gradients ", ""))):
+        output = train(tmp_path / name, *flags.split(), "--log-interval", "1", updates=2, total=9)
+        norms.append([float(value) for value in re.findall(r"gnorm=([0-9.]+)", output)])
+    assert len(norms[0]) == 2 and norms[0] == pytest.approx(norms[1], rel=1e-3)

@@ -158,6 +158,15 @@ class FairseqRowAdam(FairseqAdam):
     def optimizer_config(self):
         return {**super().optimizer_config, "row_second_moment": self.cfg.row_second_moment}
 
+    def multiply_grads(self, c):
+        """Multiply all gradients by a number or a scalar tensor."""
+        # fairseq's way, .data.mul_(), changes a copy where a gradient is sparse: nothing
+        for parameter in self.params:
+            if parameter.grad is not None:
+                gradient = parameter.grad
+                numbers = gradient._values() if gradient.is_sparse else gradient
+                numbers.mul_(c.to(numbers.device) if torch.is_tensor(c) else c)
+
     def clip_grad_norm(self, max_norm, aggregate_norm_fn=None):
         """Clip the norm of all gradients; a row that a batch had twice counts as their sum."""
         given = []
