@@ -36,7 +36,12 @@ setup(
             "pytest-xdist>=3",
             "ruff>=0.5",
         ],
-        "benchmarks": ["gensim>=4.2", "matplotlib>=3.5"],  # gensim: benchmarks/word_similarity.py
+        "benchmarks": [
+            "gensim>=4.2",  # benchmarks/word_similarity.py
+            "matplotlib>=3.5",
+            "mpmath>=1.3",  # benchmarks/vmf_cost.py, and scipy
+            "scipy>=1.7",
+        ],
         "corpus": ["pysword>=0.2.8"],  # only to extract the bundled corpus anew
     },
 )

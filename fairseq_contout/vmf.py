@@ -18,16 +18,18 @@ Kanti V. Mardia and Peter E. Jupp (2000), Directional Statistics, section 9.3.2.
 
 import math
 import operator
-from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-#: Orders below this are reached by recurrence. From here on TERMS terms leave nothing but float64
-#: rounding (8 terms leave 3e-14, order 10 leaves 6e-12); more of either only costs time.
+from fairseq_contout.vmf_series import log_series, short_polynomials
+
+#: Orders below this are reached by recurrence. From here on the expansion leaves 4e-14 of the slope
+#: or less; a higher order only costs time.
 MIN_ORDER = 20
-#: Terms of the expansion.
-TERMS = 10
+#: Elements a thread takes at a time: enough to make the start of an operation cheap, few enough for
+#: half a dozen rows of them to stay in a CPU's last cache.
+BLOCK = 131072
 
 
 def log_normalizer(kappa: Tensor, dim: int) -> Tensor:
@@ -53,9 +55,9 @@ def log_normalizer(kappa: Tensor, dim: int) -> Tensor:
         ValueError: dim is no integer or below 2; kappa is no floating-point tensor.
     """
     dim = _checked_dim(dim)
-    value, _ = _LogMomentGenerating.apply(_widened(kappa), dim)
     at_zero = math.lgamma(dim / 2) - math.log(2) - dim / 2 * math.log(math.pi)
-    return (at_zero - value).to(_result_dtype(kappa))
+    value, _ = _LogMomentGenerating.apply(_checked_kappa(kappa), dim, -1, at_zero)
+    return value
 
 
 def mean_resultant_length(kappa: Tensor, dim: int) -> Tensor:
@@ -65,61 +67,156 @@ def mean_resultant_length(kappa: Tensor, dim: int) -> Tensor:
     dtypes, special values and errors are those of :func:`log_normalizer`.
     """
     dim = _checked_dim(dim)
-    _, mean = _LogMomentGenerating.apply(_widened(kappa), dim)
-    return mean.to(_result_dtype(kappa))
+    _, mean = _LogMomentGenerating.apply(_checked_kappa(kappa), dim, 1, 0.0)
+    return mean
 
 
 class _LogMomentGenerating(torch.autograd.Function):
-    """κ → (F_d(κ), A_d(κ)), with A and A' as derivatives.
+    """κ → (offset + sign F_d(κ), sign A_d(κ)), whose derivatives are sign A and sign A'.
 
-    A is an output, so that saving it keeps its own graph: a second derivative goes through this
+    The sign is 1 or -1: it goes into the coefficients and costs no pass over the values. The
+    slope is an output, so that saving it keeps its own graph: a second derivative goes through this
     class again, a third through the plain operations of ``_variance``.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(kappa: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        return _value_and_mean(kappa, dim)
+    def forward(kappa: Tensor, dim: int, sign: int, offset: float) -> tuple[Tensor, Tensor]:
+        value = torch.empty(kappa.shape, dtype=_result_dtype(kappa), device=kappa.device)
+        slope = torch.empty_like(value)
+        _evaluate(kappa, dim, sign, offset, _working_dtype(kappa), value, slope)
+        return value, slope
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        kappa, ctx.dim = inputs
+        kappa, ctx.dim, ctx.sign, _ = inputs
         ctx.save_for_backward(kappa, output[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx, grad_value, grad_mean):
-        kappa, mean = ctx.saved_tensors
+    def backward(ctx, grad_value, grad_slope):
+        kappa, slope = ctx.saved_tensors
         grad = None
         if grad_value is not None:
-            grad = grad_value * mean
-        if grad_mean is not None:  # costs a second pass: only when a second derivative is asked for
-            term = grad_mean * _variance(kappa, ctx.dim)
+            grad = grad_value * slope
+        # Costs a second pass, only when a second derivative is asked for.
+        if grad_slope is not None:
+            variance = _variance(kappa.to(_working_dtype(kappa)), ctx.dim)
+            term = (grad_slope * (ctx.sign * variance)).to(slope.dtype)
             grad = term if grad is None else grad + term
-        return grad, None
+        return grad if grad is None else grad.to(kappa.dtype), None, None, None
+
+    @staticmethod
+    def vmap(info, in_dims, kappa, dim, sign, offset):
+        # Every element stands alone, so that a batch is but a larger tensor.
+        results = _LogMomentGenerating.apply(kappa, dim, sign, offset)
+        return results, (in_dims[0], in_dims[0])
 
 
 def _value_and_mean(kappa: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """F_d(κ) and A_d(κ)."""
-    order, lower_orders = _orders(dim)
-    kappa, s, p = _olver_variables(kappa, order)
-    coefficients = _log_series(order)
-    t = kappa * (kappa / (order + s))  # s - v, without the cancellation
-    value = t - order * torch.log1p(t / (2 * order)) - 0.5 * torch.log1p(t / order)
-    value = value + (_polynomial(coefficients, p) - sum(coefficients))
-    mean = kappa * _mean_over_kappa(coefficients, order, s, p)
-    for v in lower_orders:
-        value = value + torch.log1p(kappa * mean / (2 * v))
-        mean = kappa / (kappa * mean + 2 * v)
+    """F_d(κ) and A_d(κ), computed in κ's own type."""
+    value, mean = torch.empty_like(kappa), torch.empty_like(kappa)
+    _evaluate(kappa, dim, 1, 0.0, kappa.dtype, value, mean)
     return value, mean
+
+
+def _evaluate(
+    kappa: Tensor, dim: int, sign: int, offset: float, dtype: torch.dtype, value, slope
+) -> None:
+    """Write offset + sign F_d(κ) and sign A_d(κ), computed in dtype, into value and slope.
+
+    On a CPU the elements come in blocks: intermediate results that leave its cache, and fresh
+    memory for each of them, would take longer than the arithmetic.
+    """
+    flat, value, slope = kappa.reshape(-1), value.view(-1), slope.view(-1)
+    size = flat.numel()
+    if kappa.device.type == "cpu":
+        size = min(size, BLOCK * torch.get_num_threads())
+    expansion = _Expansion(dim, sign, offset, dtype, kappa.device)
+    scratch = torch.empty((6, size), dtype=dtype, device=kappa.device)
+    for start in range(0, flat.numel(), max(1, size)):
+        part = slice(start, start + size)
+        rows = scratch[:, : flat.numel() - start].unbind()
+        expansion.evaluate(flat[part], value[part], slope[part], rows)
+
+
+class _Expansion:
+    """The formulas of docs/vmf.md for one dim and sign, in place, without temporary tensors."""
+
+    def __init__(self, dim: int, sign: int, offset: float, dtype: torch.dtype, device):
+        def constants(numbers: list[float]) -> list[Tensor]:
+            # Made by the device, not copied to it.
+            return [torch.full((), number, dtype=dtype, device=device) for number in numbers]
+
+        self.order, self.lower_orders = _orders(dim)
+        self.sign, self.dtype = sign, dtype
+        value, slope = short_polynomials(self.order)
+        value = [offset + sign * value[0]] + [sign * c for c in value[1:]]
+        slope = [sign * c / self.order for c in slope]
+        # The last coefficient stays a number: the one before + p * it is a single pass, too.
+        self.value, self.last_value = constants(value[:-1]), value[-1]
+        self.slope, self.last_slope = constants(slope[:-1]), slope[-1]
+        self.one, self.signed_order = constants([1.0, sign * self.order])
+        limits = torch.finfo(dtype)
+        self.below_zero = -limits.tiny * limits.eps  # the negative number nearest to 0
+
+    def evaluate(self, kappa: Tensor, value: Tensor, slope: Tensor, rows) -> None:
+        """Fill value and slope, vectors as long as kappa and as each of the six rows."""
+        k, *rows, own_value, own_slope = rows
+        if kappa.dtype != self.dtype:
+            kappa = k.copy_(kappa)
+        torch.threshold(kappa, self.below_zero, math.nan, out=k)
+        if value.dtype == self.dtype:
+            self._expand(k, value, slope, *rows)
+        else:
+            self._expand(k, own_value, own_slope, *rows)
+            value.copy_(own_value)
+            slope.copy_(own_slope)
+
+    def _expand(self, k: Tensor, value: Tensor, slope: Tensor, s: Tensor, p: Tensor, t: Tensor):
+        """Olver's expansion at the order, then the recurrence; s, p and t are scratch."""
+        order, sign = self.order, self.sign
+        torch.addcmul(self.one, k, k, value=1 / order**2, out=s)
+        torch.rsqrt(s, out=p)
+        torch.addcmul(self.signed_order, s, p, value=sign * order, out=s)
+        torch.div(k, s, out=s)  # κ/(v+s) with the sign, all of the slope but a share of about 1/v
+        _horner(self.slope, self.last_slope, p, out=slope)
+        slope.mul_(p)
+        torch.addcmul(s, k, slope, value=-1, out=slope)
+        torch.addcmul(self.value[0], k, s, out=t)
+        _horner([t, *self.value[1:]], self.last_value, p, out=value)
+        _log1p(self.one, k, s, sign / (2 * order), out=p)
+        value.sub_(p, alpha=sign * (order + 0.5))
+        for v in self.lower_orders:
+            _log1p(self.one, k, slope, sign / (2 * v), out=p)
+            value.add_(p, alpha=sign)
+            slope.mul_(k).add_(sign * 2 * v)
+            torch.div(k, slope, out=slope)
+
+
+def _horner(coefficients: list[Tensor], last: float, x: Tensor, out: Tensor) -> None:
+    """Polynomial whose coefficients but the last are tensors: one pass a multiply and add."""
+    torch.add(coefficients[-1], x, alpha=last, out=out)
+    for coefficient in reversed(coefficients[:-1]):
+        torch.addcmul(coefficient, out, x, out=out)
+
+
+def _log1p(one: Tensor, x: Tensor, y: Tensor, factor: float, out: Tensor) -> None:
+    """log(1 + factor x y): in float64 without log1p, which takes twice the time.
+
+    It loses 1e-16 of 1, no more than the values that the result is added to are rounded by. Float32
+    would lose 1e-7 of 1, times the order.
+    """
+    if x.dtype == torch.float64:
+        torch.addcmul(one, x, y, value=factor, out=out).log_()
+    else:
+        torch.mul(x, y, out=out).mul_(factor).log1p_()
 
 
 def _variance(kappa: Tensor, dim: int) -> Tensor:
     """A_d'(κ)."""
     order, lower_orders = _orders(dim)
     kappa, s, p = _olver_variables(kappa, order)
-    coefficients = _log_series(order)
+    coefficients = log_series(order)
     mean = kappa * _mean_over_kappa(coefficients, order, s, p)
     # With w = p L'(p): A' = v/(s(v+s)) + [(κ/s)² (1 + 2w + p w') - 1/2 - w] / s².
     once = [j * c for j, c in enumerate(coefficients)]
@@ -154,41 +251,8 @@ def _orders(dim: int) -> tuple[float, list[float]]:
     return target + steps, [target + i for i in range(steps, 0, -1)]
 
 
-def _log_expansion(terms: int) -> list[list[float]]:
-    """Coefficients of D_1..D_terms, where log sum_k U_k(p)/v^k = sum_k D_k(p)/v^k (DLMF 10.41.3).
-
-    The recurrence of U_k (DLMF 10.41.9), written for the logarithm: D_1' = (1 - 5p²)/8 and
-    D_{k+1}' = p²(1-p²)/2 (D_k'' + sum_{i+j=k} D_i' D_j') + (p - 2p³) D_k', D_k(0) = 0.
-    """
-    slopes = [[Fraction(1, 8), Fraction(0), Fraction(-5, 8)]]
-    for k in range(1, terms):
-        slope = [Fraction(0)] * (3 * k + 3)
-        for i, a in enumerate(slopes[-1]):
-            slope[i + 1] += a + Fraction(i, 2) * a
-            slope[i + 3] -= 2 * a + Fraction(i, 2) * a
-        for left, right in zip(slopes[:-1], reversed(slopes[:-1])):
-            for i, a in enumerate(left):
-                for j, b in enumerate(right):
-                    slope[i + j + 2] += a * b / 2
-                    slope[i + j + 4] -= a * b / 2
-        slopes.append(slope)
-    return [[0.0] + [float(a / (i + 1)) for i, a in enumerate(slope)] for slope in slopes]
-
-
-_LOG_EXPANSION = _log_expansion(TERMS)
-
-
-def _log_series(order: float) -> list[float]:
-    """L(p) = sum_k D_k(p) / v^k as the coefficients of one polynomial in p."""
-    total = [0.0] * (3 * TERMS + 1)
-    for k, polynomial in enumerate(_LOG_EXPANSION, start=1):
-        for i, coefficient in enumerate(polynomial):
-            total[i] += coefficient / order**k
-    return total
-
-
 def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:
-    """Horner's rule."""
+    """Horner's rule, of which autograd can take derivatives."""
     result = torch.full_like(x, coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
         result = result * x + coefficient
@@ -207,15 +271,19 @@ def _checked_dim(dim: int) -> int:
     return number
 
 
-def _widened(kappa: Tensor) -> Tensor:
-    """κ in the type to compute in: float64, or float32 on Apple's GPUs, which have no other."""
+def _checked_kappa(kappa: Tensor) -> Tensor:
     if not isinstance(kappa, Tensor) or not kappa.is_floating_point():
         found = kappa.dtype if isinstance(kappa, Tensor) else type(kappa).__name__
         raise ValueError(
             f"kappa must be a floating-point tensor, but is {found}; convert it with "
             "torch.as_tensor(kappa, dtype=torch.float32)"
         )
-    return kappa.to(torch.float32 if kappa.device.type == "mps" else torch.float64)
+    return kappa
+
+
+def _working_dtype(kappa: Tensor) -> torch.dtype:
+    """The type to compute in: float64, or float32 on Apple's GPUs, which have no other."""
+    return torch.float32 if kappa.device.type == "mps" else torch.float64
 
 
 def _result_dtype(kappa: Tensor) -> torch.dtype:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fairseq_contout import vmf
 from fairseq_contout.vmf import log_normalizer, mean_resultant_length
 
 
@@ -77,6 +78,34 @@ def test_work_does_not_depend_on_kappa(dim):
     assert len(names[0]) < 800
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dim", [2, 300])
+@pytest.mark.parametrize("count", [1, 6, 7, 8, 50])
+def test_blocks_do_not_show(count, dim, dtype, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    kappa = torch.logspace(-3, 4, 50).to(dtype)[:count]
+    whole = derivatives(kappa, dim)
+    monkeypatch.setattr(vmf, "BLOCK", 7)
+    rtol = 1e-12 if dtype == torch.float64 else 1e-6
+    for found, expected in zip(derivatives(kappa, dim), whole):
+        torch.testing.assert_close(found, expected, rtol=rtol, atol=0, check_dtype=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_temporary_tensor_but_one_scratch(dtype, monkeypatch):
+    # Everything else is written in place, or is a view, or one of the constants.
+    monkeypatch.setattr(vmf, "BLOCK", 100)
+    kappa = torch.rand(1000, dtype=dtype)
+    with OperationLog() as log:
+        log_normalizer(kappa, 16)
+    kinds = [name.split(".")[1] for name in log.names if not name.endswith(".out")]
+    made = [kind for kind in kinds if kind not in ("alias", "slice", "unbind", "view", "full")]
+    made = [kind for kind in made if not kind.endswith("_")]
+    assert sorted(made) == ["empty", "empty", "empty_like"]
+
+    assert log.names.count("aten.rsqrt.out") == math.ceil(10 / torch.get_num_threads())
+
+
 def test_training_keeps_two_numbers_a_token():
     saved = []
     kappa = torch.rand(1000, requires_grad=True)
@@ -98,7 +127,19 @@ def test_vmap_and_functional_gradients():
     kappa = torch.tensor([0.1, 3.0, 80.0], dtype=torch.float64)
     slope = torch.func.grad(lambda k: log_normalizer(k, 300))
     found = torch.func.vmap(slope)(kappa)
-    torch.testing.assert_close(found, -mean_resultant_length(kappa, 300), rtol=1e-14, atol=0)
+    expected = -mean_resultant_length(kappa, 300)
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+    found = torch.func.grad(lambda k: torch.func.vmap(log_normalizer, (0, None))(k, 300).sum())
+    torch.testing.assert_close(found(kappa), expected, rtol=1e-14, atol=0)
+    _, _, bend = derivatives(kappa, 300)
+    found = torch.func.vmap(torch.func.grad(slope))(kappa)
+    torch.testing.assert_close(found, bend, rtol=1e-14, atol=0)
+
+
+def test_vmap_over_another_dimension():
+    kappa = torch.rand(3, 4, 2) * 50
+    found = torch.func.vmap(lambda k: log_normalizer(k, 16), in_dims=1, out_dims=1)(kappa)
+    torch.testing.assert_close(found, log_normalizer(kappa, 16))
 
 
 @pytest.mark.parametrize("bad", [-1.0, -1e-30, math.nan, math.inf, -math.inf])
