@@ -144,3 +144,24 @@ def test_torchrun_as_the_documentation_says(corpus, tmp_path):
     # both processes' sentences, and the first process alone tells
     assert updates == [("32", "1"), ("32", "2")]
     assert (tmp_path / "out" / "checkpoint_last.pt").is_file()
+
+
+def test_the_slurm_script_calls_fairseq_with_options_that_it_has(corpus, tmp_path):
+    from fairseq import options
+
+    script = os.path.join(os.path.dirname(USER_DIR), "examples", "slurm", "train.sbatch")
+    (tmp_path / "srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >"$FOUND"\n')
+    (tmp_path / "srun").chmod(0o755)
+    environment = {
+        **os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "41234",
+        "SLURM_SUBMIT_DIR": os.path.dirname(USER_DIR), "FOUND": str(tmp_path / "found"),
+    }  # fmt: skip
+    given = ["bash", script, corpus.data, tmp_path / "out", "--lr", "0.001"]
+    done = subprocess.run(given, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    kill, program, *arguments = (tmp_path / "found").read_text().splitlines()
+    assert kill == "--kill-on-bad-exit=1" and program.endswith("/.venv/bin/fairseq-train")
+    args = options.parse_args_and_arch(options.get_training_parser(), arguments)
+    assert args.distributed_port == 21234 and args.lr == [0.001] and args.sparse_gradients
+    done = subprocess.run(given[:2], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "usage: sbatch" in done.stderr
