@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 import recipe_data
@@ -307,3 +308,16 @@ def test_pretraining_is_checked_before_anything_is_made(tmp_path):
     (tmp_path / "a.en").write_text("one\n")
     text = f"{tmp_path}/a,{tmp_path}/b"
     assert f"{tmp_path}/b, but there is no" in refusal("multi30k.de-en", MONO_TEXT=text)
+
+
+def test_words_of_several_lists_take_turns():
+    sys.path.insert(0, str(REPOSITORY / "examples" / "large-vocabulary"))
+    from dictionary import extend
+    from words import interleave
+
+    lists = [["the", "of", "de"], ["de", "la", "a b"], ["x"]]
+    assert interleave(lists) == ["the", "de", "x", "of", "la"]
+    counts = extend(Counter({"la": 2, "of": 5}), ["the", "of", "de"], 3)
+    assert list(counts.items()) == [("of", 5), ("la", 2), ("the", 1)]
+    with pytest.raises(ValueError, match="together, 4, but is 5"):
+        extend(Counter({"la": 2, "of": 5}), ["the", "of", "de"], 5)

@@ -160,6 +160,26 @@ def test_pretrained(tmp_path):
     assert counts["mono.en"] > counts["mono.de"] > 0
 
 
+def test_large_vocabulary(tmp_path):
+    recipe_data.multi30k(tmp_path / "data", 200)
+    (tmp_path / "words").write_text(
+        "".join(f"extra{i}\n" for i in range(3000)) + "Two words\nthe\n"
+    )
+    more = {"DATA_DIR": tmp_path / "data", "WORDS": tmp_path / "words", "TABLE_DIM": 16}
+    command = ["large-vocabulary", "contrastive-frozen", tmp_path / "ours", *TRANSFORMER]
+    result = results(run(*command, VOCABULARY=2000, **more))[0]
+    check(result, "contrastive-frozen", "test_2016_flickr")
+    prep = tmp_path / "ours" / "prep"
+    words = (prep / "bin" / "dict.en.txt").read_text().splitlines()
+    assert len(words) == len(set(words)) == 2000 and words[-1].startswith("extra")
+    checkpoint = tmp_path / "ours" / "checkpoints" / "checkpoint_best.pt"
+    assert checkpoint.stat().st_size < 1.5e6  # neither rows nor moments of 2,000 words
+    again = {**more, "PREP_DIR": tmp_path / "other", "VOCABULARY": 9000}
+    assert "--size must be at most" in error(run(*command[:2], tmp_path / "more", **again))
+    again["WORDS"] = tmp_path / "none"
+    assert "none does not exist" in error(run(*command[:2], tmp_path / "more", **again))
+
+
 @pytest.mark.parametrize("recipe", ["softmax", "contrastive"])
 def test_average_of_the_last_epochs(tmp_path, recipe):
     recipe_data.multi30k(tmp_path / "data", 300)

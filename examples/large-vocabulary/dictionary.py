@@ -1,0 +1,48 @@
+"""Write a fairseq dictionary: the words of a text with their counts, then those of a list."""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+
+def extend(counts: Counter, words, size: int) -> dict:
+    """Return words with counts: all of the text, then new ones of the list (count 1) up to a size.
+
+    Raises:
+        ValueError: there are fewer words than asked for.
+    """
+    found = dict(counts.most_common())
+    for word in words:
+        if len(found) >= size:
+            break
+        found.setdefault(word, 1)
+    if len(found) < size:
+        raise ValueError(
+            f"--size must be at most the words of text and list together, {len(found)}, but is "
+            f"{size}; give a longer list, or a smaller size"
+        )
+    return found
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--text", type=Path, required=True, help="tokens with blanks between them")
+    parser.add_argument("--words", type=Path, required=True, help="a word a line")
+    parser.add_argument("--size", type=int, required=True, help="words, special symbols left out")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args(argv)
+    counts = Counter(args.text.read_text(encoding="utf-8").split())
+    with args.words.open(encoding="utf-8") as lines:
+        words = [line.strip().lower() for line in lines]
+    try:
+        found = extend(counts, (word for word in words if word and not word.split()[1:]), args.size)
+    except ValueError as error:
+        parser.error(str(error))
+    lines = (f"{word} {count}\n" for word, count in found.items())
+    args.output.write_text("".join(lines), encoding="utf-8")
+    print(f"{args.output}: {len(found)} words, {len(counts)} of them in the text", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Half a million words as targets, on a CPU: Multi30k, German → English, without subwords, over the
+# words of the training text and those of a list.
+#
+#   WORDS=FILE [DATA_DIR=…] examples/large-vocabulary/run.sh RECIPE OUT_DIR [more fairseq-train options]
+#
+# WORDS has a word a line, the most frequent first: python examples/large-vocabulary/words.py --output
+# WORDS makes one (pip install wordfreq). VOCABULARY (500000) is the size of the target dictionary.
+# DATA_DIR is that of multi30k.de-en. RECIPE is one with a frozen table, whose rows fastText composes
+# for words that it has never seen: contrastive-frozen, cosine, l2, vmf, vmf-authors, margin-batch,
+# syn-margin or power-spherical. Of the other recipes softmax alone makes sense, and takes long.
+# No number of the model is one of a target word: the decoder reads rows of the table through a
+# projection, and source embeddings have sparse gradients.
+set -euo pipefail
+# shellcheck source=../lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+
+SOURCE_LANG=de TARGET_LANG=en SUBWORD_METHOD=none
+: "${VOCABULARY:=500000}" "${WORDS:=}"
+# decoding never makes a tensor of the size of the vocabulary either
+: "${GENERATE_OPTIONS:=--task continuous_translation --knn 32}"
+# shellcheck source=../lib/multi30k.sh
+. "$LIB/multi30k.sh"
+
+SET=large-vocabulary
+SOFTMAX_OPTIONS=()
+CONTINUOUS_OPTIONS=(--decoder-input table --table-storage file --sparse-gradients)
+# the validation scores every word for each token: once, at the end
+TRAIN_OPTIONS+=(--optimizer row_adam --max-epoch 5 --validate-interval 5)
+
+stage_binarise() {
+  [ -n "$WORDS" ] || die "WORDS must be a file with a word a line, but is not set; python examples/large-vocabulary/words.py --output FILE makes one"
+  [ -f "$WORDS" ] || die "WORDS must be a file with a word a line, but $WORDS does not exist"
+  [[ $VOCABULARY =~ ^[1-9][0-9]*$ ]] || die "VOCABULARY must be a number of words, 1 or more, but is $VOCABULARY"
+  "$PYTHON" "$EXAMPLES/large-vocabulary/dictionary.py" --text "$PIECES/train.$TARGET_LANG" \
+    --words "$WORDS" --size "$VOCABULARY" --output "$PREP_DIR/words.dict"
+  binarise "$BIN_DIR" --trainpref "$PIECES/train" --validpref "$PIECES/valid" \
+    --testpref "$PIECES/test" --tgtdict "$PREP_DIR/words.dict"
+}
+
+recipe_main "$@"
