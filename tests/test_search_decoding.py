@@ -1,5 +1,7 @@
 """Each search in fairseq's generator: what exact search finds, or what its shortlist allows."""
 
+import cli
+import preprocess_tools
 import pytest
 import torch
 from decoding import assert_same_hypotheses
@@ -235,3 +237,30 @@ def test_wrong_options_are_refused_when_the_generator_is_built(tiny):
     with pytest.raises(ValueError, match="--knn-rows must be one of float32"):
         tiny.build({"knn_rows": "half"}, beam=2)
     assert tiny.build({"knn_search": "hnsw"}, beam=2, score_reference=True)  # needs no search
+
+
+def test_from_the_command_line(corpus, trained, tmp_path):
+    def decode(*options):
+        output = cli.call(
+            "generate", corpus.data, "--path", trained("cosine"), "--beam", 5, "--knn", 10,
+            "--task", "continuous_translation", *options,
+        )  # fmt: skip
+        return {i: [t.text for t in best] for i, best in cli.translations(output).items()}
+
+    exact = decode()
+    probes = ("--ivf-lists", 4, "--ivf-probes", 4)
+    assert decode("--knn-search", "ivf", *probes, "--knn-cache", tmp_path) == exact
+    assert len([*tmp_path.glob("ivf-*.index")]) == 1
+    assert decode("--knn-rows", "int8") == exact
+    text = [corpus.raw / f"train.{side}" for side in ("src", "tgt")]
+    dictionaries = [corpus.data / f"dict.{side}.txt" for side in ("src", "tgt")]
+    lexicon = ["--output", tmp_path / "lexicon", "--words", 2, "--frequent", 10]
+    assert (
+        preprocess_tools.call(
+            "build_lexicon", "--input", *text, "--dictionary", *dictionaries, *lexicon
+        )
+        == 0
+    )
+    found = decode("--knn-search", "shortlist", "--shortlist", tmp_path / "lexicon")
+    same = sum(found[i][0] == exact[i][0] for i in exact) / len(exact)
+    assert found.keys() == exact.keys() and same > 0.8
