@@ -9,6 +9,7 @@ from factory import collate, make_dictionary
 from searching import WHOLE, WORDS, TinyModel
 
 from fairseq_contout.lexicon_file import Lexicon, save_lexicon
+from fairseq_contout.search_options import SearchOptions, make_searcher
 
 OPTIONS = {
     "plain": {"beam": 4},
@@ -194,6 +195,12 @@ def test_a_lexicon_that_does_not_fit_is_refused(tiny, narrow, tmp_path):
         tiny.build(search, beam=4)
 
 
+def test_a_language_model_has_no_shortlist(tiny, narrow):
+    searcher = make_searcher(SearchOptions(**narrow[1]), tiny.table)
+    with pytest.raises(ValueError, match="given a source sentence, but a language model has none"):
+        searcher.attend(None)
+
+
 def test_a_shortlist_is_of_what_the_encoder_read(tiny, narrow):
     generator = tiny.build(narrow[1], beam=4)
     net_output = (torch.randn(7, 1, 17), None)
@@ -217,7 +224,6 @@ def test_options_reach_the_search(tiny):
 def test_both_tasks_have_the_options():
     from dataclasses import fields
 
-    from fairseq_contout.search_options import SearchOptions
     from fairseq_contout.tasks.continuous_language_modeling import (
         ContinuousLanguageModelingConfig as Language,
     )
