@@ -29,6 +29,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "faiss-cpu>=1.7.4",
             "matplotlib>=3.5",
             "mpmath>=1.3",
             "packaging>=21",
@@ -36,6 +37,7 @@ setup(
             "pytest-xdist>=3",
             "ruff>=0.5",
         ],
+        "faiss": ["faiss-cpu>=1.7.4"],  # --knn-search hnsw, ivf and ivfpq
         "benchmarks": [
             "gensim>=4.2",  # benchmarks/word_similarity.py
             "matplotlib>=3.5",

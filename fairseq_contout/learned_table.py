@@ -81,6 +81,7 @@ class LearnedTable(TargetTable):
         return self._trained, source._version, source.data_ptr(), source.device, source.dtype
 
     def train(self, mode: bool = True):
+        # no second table in memory while the first is trained
         self._kept, self._trained = None, self._trained + bool(mode)
         return super().train(mode)
 
@@ -114,7 +115,6 @@ class LearnedTable(TargetTable):
 
     def _apply(self, fn, recurse=True):
         average = self.average if self.ema is not None else None
-        self._kept = None
         super()._apply(fn, recurse)
         if average is not None:  # half precision would round its small steps away
             self.average = average.to(self.weight.device)

@@ -34,7 +34,7 @@ class ShortlistSearch(Searcher):
     def __init__(self, table, path: str):
         super().__init__(table)
         self.path = path
-        self._words = self._beams = None
+        self._words = self._sentences = None
 
     def attend(self, encoder):
         """Return the encoder inside one that tells the search which sentences it reads.

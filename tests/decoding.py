@@ -71,13 +71,11 @@ class Decoder:
         return [hidden[i, : len(words)] for i, words in enumerate(tokens)]
 
 
-def assert_same_hypotheses(one, other):
+def assert_same_hypotheses(one, other, rtol=1e-4, atol=1e-4):
     """Hold two results to the same tokens in the same order, and to the same scores."""
     assert len(one) == len(other)
     for left, right in zip(one, other):
         assert [h["tokens"].tolist() for h in left] == [h["tokens"].tolist() for h in right]
         for a, b in zip(left, right):
-            torch.testing.assert_close(a["score"], b["score"], rtol=1e-4, atol=1e-4)
-            torch.testing.assert_close(
-                a["positional_scores"], b["positional_scores"], rtol=1e-4, atol=1e-4
-            )
+            for score in ("score", "positional_scores"):
+                torch.testing.assert_close(a[score], b[score], rtol=rtol, atol=atol)

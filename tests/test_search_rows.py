@@ -47,6 +47,17 @@ def test_rows_of_fewer_bits_rank_better_once_scored_again(row_type):
     assert torch.equal(searcher.search(query, 3).indices, indices)
 
 
+@pytest.mark.parametrize("row_type", ["float32", "bfloat16", "int8"])
+def test_all_words_are_found_and_no_others(row_type):
+    table, hidden = large_table()
+    searcher = make_searcher(SearchOptions(knn_rows=row_type), table)
+    found = searcher.search(make_query(hidden, "cosine", 3.0), WORDS + 4)  # and padding words
+    assert found.logits[:, :WORDS].isfinite().all()
+    assert found.logits[:, WORDS:].eq(-torch.inf).all()
+    with pytest.raises(ValueError, match=r"k must be between 1 and .*\(304\), but is 305"):
+        searcher.search(make_query(hidden, "cosine", 3.0), WORDS + 5)
+
+
 @pytest.mark.parametrize("chunk", [7, 1000])
 def test_rows_of_one_byte(chunk):
     table, _ = large_table()
@@ -122,6 +133,21 @@ def test_rows_that_change_are_noticed(name):
         second = searcher.search(query, FOUND)
         assert not torch.equal(first.indices, second.indices)
         assert torch.equal(second.indices, brute_force(table, hidden, FOUND)[1])
+
+
+def test_rows_that_an_optimizer_of_fairseqs_changed_are_noticed():
+    """It writes into .data, which torch's count of versions does not see."""
+    frozen, hidden = large_table(scale=3.0)
+    table = learned_from(frozen).eval()
+    searcher = make_searcher(whole("ivf"), table)
+    query = make_query(hidden, "cosine", 3.0)
+    searcher.search(query, FOUND)
+    table.train()
+    assert table._kept is None
+    table.weight.data.copy_(table.weight.data.flip(0))
+    table.eval()
+    expected = brute_force(table, hidden, FOUND)[1]
+    assert torch.equal(searcher.search(query, FOUND).indices, expected)
 
 
 def learned_from(frozen):
