@@ -9,6 +9,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import decoding_cost  # noqa: E402
 import layers  # noqa: E402
 import memory  # noqa: E402
 import training_cost  # noqa: E402
@@ -92,3 +93,18 @@ def test_memory_of_the_softmax_grows_and_ours_does_not():
     logits = 256 * 40_000 * 4
     assert found["softmax", 40_000] - found["softmax", 100] > 2 * logits
     assert found["contrastive", 40_000] - found["contrastive", 100] < logits / 2
+
+
+def test_decoding(tmp_path, capsys):
+    sizes = ["--vocab", "300", "--dim", "16", "--layers", "1", "--sentences", "2", "--length", "3"]
+    methods = ["--methods", "softmax", "exact-int8", "ivf", "--repeats", "1", "--beam", "2"]
+    files = ["--json", str(tmp_path / "rows"), "--plot", str(tmp_path / "rows.png")]
+    decoding_cost.main([*sizes, *methods, *files])
+    rows = json.loads((tmp_path / "rows").read_text())
+    assert [row["method"] for row in rows] == ["softmax", "exact-int8", "ivf"]
+    assert rows[0]["ratio"] == 1 and all(row["seconds"] > 0 for row in rows)
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+    assert "exact-int8            300" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        decoding_cost.main(["--vocab", "5"])
+    assert "--vocab must be 100 or more, but is 5" in capsys.readouterr().err
