@@ -10,7 +10,7 @@ set -euo pipefail
 GIVEN=
 for name in SEED PREP_SEED SUBWORDS SUBWORD_METHOD TOKENIZE LOWERCASE MAX_LENGTH MAX_RATIO SCORE \
   TABLE_SOURCE TABLE_DIM TABLE_OPTIONS VECTORS FASTTEXT_EPOCHS FASTTEXT_THREADS LABEL_SMOOTHING \
-  VALID_EVERY MONO_TEXT PRETRAIN_UPDATES VOCABULARY MODEL SIZE BEAM CHECKPOINT AVERAGE LENPEN GENERATE_OPTIONS SOFTMAX_BATCH \
+  VALID_EVERY MONO_TEXT PRETRAIN_UPDATES VOCABULARY WORDS MODEL SIZE BEAM CHECKPOINT AVERAGE LENPEN GENERATE_OPTIONS SOFTMAX_BATCH \
   ADAPTIVE_CUTOFF; do
   [ -z "${!name+set}" ] || GIVEN+="$name=$(printf %q "${!name}") "
 done
@@ -90,8 +90,11 @@ recipe_arguments() {
   RECIPE=$1 OUT_DIR=$2
   shift 2
   EXTRA=("$@")
-  while [ $# -gt 1 ]; do # vectors that embeddings begin with must have their dimension
-    [[ $1 != --??coder-embed-dim ]] || EMBED_DIM=$2
+  while [ $# -gt 0 ]; do # vectors that embeddings begin with must have their dimension
+    case $1 in
+      --??coder-embed-dim=*) EMBED_DIM=${1#*=} ;;
+      --??coder-embed-dim) EMBED_DIM=${2:-} ;;
+    esac
     shift
   done
   recipe_options "$RECIPE"

@@ -103,9 +103,11 @@ def _replace_unknown_words():
 def _allow_processes_without_a_gpu():
     # fairseq takes a process's rank modulo the number of GPUs for its device, which divides by 0
     # where there is none, and tells torch's DDP a device also for a model on the CPU: ValueError.
+    # No issue is known.
     # Until: fairseq trains with several processes on CPUs.
     from fairseq.distributed import utils
     from fairseq.models import distributed_fairseq_model as wrapping
+    from torch.nn.parallel import DistributedDataParallel
 
     infer, wrap = utils._infer_torch_distributed_launch_init, wrapping.DistributedDataParallel
 
@@ -116,6 +118,11 @@ def _allow_processes_without_a_gpu():
             return infer(cfg)
 
     def wrap_model(module, **options):
+        # Sparse gradients are the optimizer's to gather (optim/sparse.py), under every name that
+        # a shared parameter has.
+        named = module.named_parameters(remove_duplicate=False)
+        ignored = [name for name, value in named if getattr(value, "sparse_gradients", False)]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, ignored)
         if all(parameter.device.type == "cpu" for parameter in module.parameters()):
             options.update(device_ids=None, output_device=None)
         return wrap(module=module, **options)

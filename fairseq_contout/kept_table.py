@@ -2,6 +2,7 @@
 
 A million rows of 300 numbers are 1.2 GB: in every checkpoint, in the memory of every process and
 on a GPU that has better use for it. No update changes them, and a batch reads a few thousand.
+Pages of a mapped file can be dropped when memory is short, and processes share them.
 """
 
 import hashlib
@@ -17,11 +18,17 @@ _CHUNK = 1 << 14
 
 
 def fingerprint(weight: Tensor) -> Tensor:
-    """Return SHA-256 of the rows and their shape as four int64: ``(V, d)`` → ``(4,)``."""
+    """Return SHA-256 of rows, their shape and type as numbers: ``(V, d)`` → ``(16,)`` float64.
+
+    Words of 16 bits, as those of a dictionary's signature: they come out of averages of
+    checkpoints as they went in.
+    """
     digest = hashlib.sha256(repr((tuple(weight.shape), str(weight.dtype))).encode())
     for rows in weight.split(_CHUNK):
         digest.update(rows.contiguous().view(torch.uint8).numpy().tobytes())
-    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.int64).clone()
+    found = digest.digest()
+    words = [int.from_bytes(found[i : i + 2], "big") for i in range(0, 32, 2)]
+    return torch.tensor(words, dtype=torch.float64)
 
 
 class KeptTable(TargetTable):
@@ -33,8 +40,8 @@ class KeptTable(TargetTable):
         dictionary: the target dictionary (fairseq).
         score: as for :class:`~fairseq_contout.target_table.TargetTable`.
         scale: likewise.
-        in_file: the checkpoint holds a fingerprint of the rows, not the rows. Those of a
-            safetensors file are mapped: what is never read takes no memory.
+        in_file: the :func:`fingerprint` of the file's rows; a checkpoint holds that in place of
+            the rows, which are those of a safetensors file, mapped into memory.
         on_cpu: the rows stay on the CPU wherever the model goes; those of a batch follow it.
 
     Raises:
@@ -48,17 +55,15 @@ class KeptTable(TargetTable):
         score: str,
         scale: Optional[float] = None,
         *,
-        in_file: bool = False,
+        in_file: Optional[Tensor] = None,
         on_cpu: bool = False,
     ):
         self.in_file, self.on_cpu = in_file, on_cpu
         super().__init__(weight, dictionary, score, scale)
-        if in_file:
-            self.register_buffer("fingerprint", fingerprint(weight))
 
     def _keep(self, weight: Tensor):
         # a checkpoint has what is persistent
-        self.register_buffer("weight", weight, persistent=not self.in_file)
+        self.register_buffer("weight", weight, persistent=self.in_file is None)
 
     def rows(self, index: Optional[Tensor] = None) -> Tensor:
         """Return the rows of token indices ``(…)``, or all: ``(…, d)``, float32 or better.
@@ -69,14 +74,19 @@ class KeptTable(TargetTable):
             return super().rows(index)
         return super().rows(index.to(self.weight.device)).to(index.device)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        kept = state_dict.get(prefix + "fingerprint")
-        if self.in_file and kept is not None and not kept.equal(self.fingerprint.to(kept.device)):
-            raise ValueError(
-                "the checkpoint was trained with other rows than those of --target-table; give "
-                "the file that it was trained with, as it was then"
-            )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    def get_extra_state(self) -> Tensor:
+        state = super().get_extra_state()
+        return state if self.in_file is None else torch.cat((state, self.in_file))
+
+    def set_extra_state(self, state: Tensor):
+        if self.in_file is not None:
+            kept, state = state[-len(self.in_file) :].round(), state[: -len(self.in_file)]
+            if not kept.cpu().equal(self.in_file):
+                raise ValueError(
+                    "the checkpoint was trained with other rows than those of --target-table; "
+                    "give the file that it was trained with, as it was then"
+                )
+        super().set_extra_state(state)
 
     def _apply(self, fn, recurse=True):
         weight = self.weight

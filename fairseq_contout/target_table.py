@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_contout import knn
-from fairseq_contout.calibration import BINS, GRID, ScaleCalibration, grid_bins, grid_nll
+from fairseq_contout.calibration import (
+    BINS,
+    GRID,
+    ScaleCalibration,
+    grid_bins,
+    grid_log_sum_exp,
+    grid_nll,
+)
 from fairseq_contout.candidates import Candidates, find_candidates
 from fairseq_contout.scores import DEFAULT_SCALE, Query, check_score, make_query
 from fairseq_contout.searchers import ExactSearch
@@ -252,8 +259,10 @@ class TargetTable(nn.Module):
         for part, tokens in zip(hidden.split(chunk), target.split(chunk)):
             logits = self._all_logits(self._query(part, 1.0))
             correct += logits.argmax(dim=1).eq(tokens).sum()
-            nll += grid_nll(logits[::stride], tokens[::stride])
-            bins += grid_bins(logits[::stride], tokens[::stride])
+            some, their = logits[::stride], tokens[::stride]
+            log_sums = grid_log_sum_exp(some)
+            nll += grid_nll(some, their, log_sums)
+            bins += grid_bins(some, their, log_sums)
         sampled = sum(len(tokens[::stride]) for tokens in target.split(chunk))
         self.calibration.add(nll, sampled)
         return ValidationScores(correct, nll, bins, sampled)

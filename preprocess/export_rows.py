@@ -60,6 +60,12 @@ def load_rows(path) -> torch.Tensor:
     for name in TABLES:
         if name in state:  # the rows of a learned table are the directions of its parameter
             return torch.nn.functional.normalize(state[name].float())
+    # the output is a table, but its rows are elsewhere: input embeddings must not stand for them
+    if any(name.startswith("decoder.continuous_output.") for name in state):
+        raise ValueError(
+            f"--checkpoint {path}: was trained with --table-storage file, so that the rows are in "
+            "that file alone; give it as --table"
+        )
     adaptive = any(name.startswith("decoder.adaptive_softmax.") for name in state)
     for name in (*SOFTMAXES, SHARED):
         if name in state and not adaptive:

@@ -14,9 +14,12 @@ from cli import USER_DIR
 from factory import FakeTask, collate, make_criterion, make_dictionary, make_model
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
+from fairseq_contout.optim import gather_sparse_gradients
+
 #: criterions over a frozen table; -tied and -untied: over a learned one
 NAMES = ("cosine", "vmf", "margin", "syn_margin", "power_spherical", "l2", "contrastive")
-NAMES += ("contrastive-tied", "contrastive-untied", "contrastive-sparse-tied")
+NAMES += ("contrastive-tied", "contrastive-untied")
+NAMES += ("contrastive-sparse-tied", "contrastive-sparse-untied")
 
 TORCHRUN = (
     "--arch continuous_transformer_tiny --criterion contrastive --target-table learned "
@@ -63,9 +66,10 @@ def train(model, criterion, samples, processes):
         total = torch.tensor([float(size), losses])
     if processes > 1:
         torch.distributed.all_reduce(total)
+        gather_sparse_gradients(learned)
     for parameter in learned:
         # DDP averages over the processes; fairseq multiplies by their number and divides by size
-        parameter.grad.mul_(processes / total[0])
+        parameter.grad = parameter.grad * (processes / total[0])
     optimizer.step()
     return total[1].item()
 
@@ -85,6 +89,7 @@ def work(rank, port, folder, names):
     from pathlib import Path
 
     from fairseq.distributed import ModuleProxyWrapper
+    from fairseq.models import distributed_fairseq_model as wrapping
 
     dictionary = make_dictionary()
     for name in names:
@@ -92,7 +97,7 @@ def work(rank, port, folder, names):
         place.mkdir()
         model, criterion = build(place, dictionary, name)
         # fairseq's own wrapping of torch's DDP, which it gives a criterion with parameters, too
-        model = ModuleProxyWrapper(torch.nn.parallel.DistributedDataParallel(model))
+        model = ModuleProxyWrapper(wrapping.DistributedDataParallel(model))
         if list(criterion.parameters()):
             criterion = ModuleProxyWrapper(torch.nn.parallel.DistributedDataParallel(criterion))
         sample = collate(dictionary, sentences()[2 * rank : 2 * rank + 2])

@@ -11,7 +11,11 @@ from fairseq_contout.kept_table import KeptTable, fingerprint
 from fairseq_contout.target_table import TargetTable, save_table
 
 ARCH = "continuous_transformer_tiny"
-PLACES = [{"in_file": True}, {"on_cpu": True}, {"in_file": True, "on_cpu": True}]
+PLACES = [
+    {"in_file": torch.zeros(16)},
+    {"on_cpu": True},
+    {"in_file": torch.zeros(16), "on_cpu": True},
+]
 
 
 @pytest.fixture
@@ -58,6 +62,55 @@ def test_results_do_not_depend_on_the_place(place, score, dictionary):
         torch.testing.assert_close(call(tables[1]), call(tables[0]), rtol=0, atol=0)
 
 
+def test_averages_of_checkpoints_keep_the_fingerprint(path, dictionary):
+    args = options_of(path, table_storage="file")
+    states = [build(args, dictionary).state_dict() for _ in range(3)]
+    # as fairseq's scripts/average_checkpoints.py: sums, and then a division in place
+    mean = {name: value.clone() for name, value in states[0].items()}
+    for state in states[1:]:
+        for name, value in state.items():
+            mean[name] += value
+    for value in mean.values():
+        value.div_(3) if value.is_floating_point() else value.floor_divide_(3)
+    mean = {name: value.float() for name, value in mean.items()}  # and --store-ema's
+    build(args, dictionary).load_state_dict(mean, strict=True)
+
+
+def test_other_options_for_the_same_checkpoint(path, dictionary):
+    args = options_of(path, table_storage="file")
+    state = build(args, dictionary).state_dict()
+    args.table_dtype = "bfloat16"
+    half = build(args, dictionary)
+    half.load_state_dict(state, strict=True)
+    assert table_of(half).weight.dtype == torch.bfloat16
+    args.table_storage = "checkpoint"
+    with pytest.raises(
+        ValueError, match="trained with --table-storage file, .* asks for checkpoint"
+    ):
+        build(args, dictionary)
+    other = options_of(path)
+    build(other, dictionary)
+    other.table_storage = "file"
+    with pytest.raises(ValueError, match="trained with --table-storage checkpoint, .* file"):
+        build(other, dictionary)
+
+
+def test_rows_on_the_cpu_and_a_model_on_a_gpu(dictionary):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    rows = make_rows(dictionary)
+    table = KeptTable(rows, dictionary, "cosine", on_cpu=True)
+    term = make_criterion("contrastive", dictionary).train().term
+    with FakeTensorMode(allow_non_fake_inputs=True):  # computes places and shapes, no numbers
+        device = torch.device("cuda")
+        index = torch.empty(7, dtype=torch.long, device=device)
+        assert table.rows(index).device.type == "cuda"
+        assert table.rows().device.type == "cpu"
+        table.emittable = torch.empty(len(rows), dtype=torch.bool, device=device)
+        text, drawn, sums = term._distributions(table)
+        assert {part.device.type for part in (text, drawn, sums)} == {"cuda"}
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_rows_of_16_bits_are_computed_with_in_float32(dtype, dictionary, monkeypatch):
     from fairseq_contout import knn
@@ -75,7 +128,7 @@ def test_rows_of_16_bits_are_computed_with_in_float32(dtype, dictionary, monkeyp
 def test_the_fingerprint_is_of_every_number_the_shape_and_the_type():
     rows = torch.randn(40_000, 3)
     own = fingerprint(rows)
-    assert own.equal(fingerprint(rows.clone())) and own.shape == (4,)
+    assert own.equal(fingerprint(rows.clone())) and own.shape == (16,)
     for row in (0, 20_000, 39_999):
         other = rows.clone()
         other[row, 2] += 1e-6 * other[row, 2].abs() + 1e-7

@@ -47,6 +47,16 @@ def test_a_trained_models_rows_become_a_table(tmp_path, dictionary, kind):
     torch.testing.assert_close(found[4:8], torch.nn.functional.normalize(rows[4:8]))
 
 
+def test_rows_that_are_in_their_file_alone_are_refused(tmp_path, dictionary, capsys):
+    path = checkpoint(tmp_path, torch.randn(9, 6), "decoder.embed_tokens.weight")
+    state = torch.load(path, weights_only=False)
+    state["model"]["decoder.continuous_output.projection.weight"] = torch.randn(6, 6)
+    torch.save(state, path)
+    given = ["--checkpoint", path, "--dictionary", dictionary, "--output", tmp_path / "rows.vec"]
+    assert call("export_rows", *given) == 1 and not (tmp_path / "rows.vec").exists()
+    assert "trained with --table-storage file" in capsys.readouterr().err
+
+
 def test_rows_of_a_learned_table_are_what_it_decodes_with(tmp_path, dictionary):
     from fairseq.data import Dictionary
 

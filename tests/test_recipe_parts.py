@@ -321,3 +321,5 @@ def test_words_of_several_lists_take_turns():
     assert list(counts.items()) == [("of", 5), ("la", 2), ("the", 1)]
     with pytest.raises(ValueError, match="together, 4, but is 5"):
         extend(Counter({"la": 2, "of": 5}), ["the", "of", "de"], 5)
+    with pytest.raises(ValueError, match="words of the text, 2, but is 1"):
+        extend(Counter({"la": 2, "of": 5}), ["the"], 1)

@@ -147,6 +147,7 @@ def test_pretrained(tmp_path):
     command = ["iwslt14.de-en", "pretrained", tmp_path / "ours", *TRANSFORMER]
     result = results(run(*command, **more))[0]
     check(result, "pretrained", "iwslt14-test")
+    assert result["pretrain_seconds"] > 0 and result["pretrain_cpu_seconds"] > 0
     assert result["begins_with"] == "language-model" and "PRETRAIN_UPDATES=5 " in result["command"]
     (folder,) = (tmp_path / "prep").glob("language-model-*")
     assert json.loads((folder / "train_stats.json").read_text())["cpu_seconds"] > 0
@@ -174,8 +175,10 @@ def test_large_vocabulary(tmp_path):
     assert len(words) == len(set(words)) == 2000 and words[-1].startswith("extra")
     checkpoint = tmp_path / "ours" / "checkpoints" / "checkpoint_best.pt"
     assert checkpoint.stat().st_size < 1.5e6  # neither rows nor moments of 2,000 words
-    again = {**more, "PREP_DIR": tmp_path / "other", "VOCABULARY": 9000}
-    assert "--size must be at most" in error(run(*command[:2], tmp_path / "more", **again))
+    again = {**more, "PREP_DIR": prep, "VOCABULARY": 9000}
+    assert "finished with other inputs" in error(run(*command[:2], tmp_path / "more", **again))
+    again["PREP_DIR"] = tmp_path / "other"
+    assert "must be at most" in error(run(*command[:2], tmp_path / "more", **again))
     again["WORDS"] = tmp_path / "none"
     assert "none does not exist" in error(run(*command[:2], tmp_path / "more", **again))
 

@@ -131,6 +131,19 @@ def test_rows_of_half_precision_have_moments_of_full_precision():
     assert weights[0][2].equal(start[2]) and not weights[0][3].equal(start[3])
 
 
+def test_a_loaded_state_has_its_types_again():
+    weight = torch.randn(4, 3).bfloat16().requires_grad_()
+    optimizer = RowAdam([weight], **OPTIONS)
+    lookup(weight, torch.tensor([1, 3]), True).sum().backward()
+    optimizer.step()
+    again = RowAdam([weight], **OPTIONS)
+    again.load_state_dict(optimizer.state_dict())  # torch gives a state the parameter's type
+    again.step()
+    state = again.state[weight]
+    assert state["row_steps"].dtype == torch.int32 and state["row_steps"].tolist() == [0, 2, 0, 2]
+    assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.float32
+
+
 def test_kinds_of_gradients_are_not_mixed():
     weight = torch.randn(4, 3, requires_grad=True)
     index = torch.tensor([1, 2])
@@ -239,7 +252,7 @@ REFUSED = [
     ({"table_ema": 0.9, "share_decoder_input_output_embed": True}, "--table-ema 0.9 moves every"),
     ({"fp16": True}, "give --memory-efficient-fp16"),
     ({"bf16": True}, "give --memory-efficient-bf16"),
-    ({"distributed_world_size": 2}, "tie it with --share-decoder"),
+    ({"amp": True}, "--amp looks for overflows in dense gradients"),
     ({"ddp_backend": "legacy_ddp"}, "give --ddp-backend pytorch_ddp"),
 ]
 

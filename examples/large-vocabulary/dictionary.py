@@ -10,17 +10,22 @@ def extend(counts: Counter, words, size: int) -> dict:
     """Return words with counts: all of the text, then new ones of the list (count 1) up to a size.
 
     Raises:
-        ValueError: there are fewer words than asked for.
+        ValueError: there are fewer words than asked for, or more in the text alone.
     """
     found = dict(counts.most_common())
+    if len(found) > size:
+        raise ValueError(
+            f"the size (VOCABULARY) must be at least the words of the text, {len(found)}, but is "
+            f"{size}; give a larger one"
+        )
     for word in words:
         if len(found) >= size:
             break
         found.setdefault(word, 1)
     if len(found) < size:
         raise ValueError(
-            f"--size must be at most the words of text and list together, {len(found)}, but is "
-            f"{size}; give a longer list, or a smaller size"
+            f"the size (VOCABULARY) must be at most the words of text and list together, "
+            f"{len(found)}, but is {size}; give a longer list (WORDS), or a smaller size"
         )
     return found
 
@@ -34,13 +39,15 @@ def main(argv=None):
     args = parser.parse_args(argv)
     counts = Counter(args.text.read_text(encoding="utf-8").split())
     with args.words.open(encoding="utf-8") as lines:
-        words = [line.strip().lower() for line in lines]
+        words = [line.strip().lower() for line in lines]  # as the text of the recipe is
     try:
         found = extend(counts, (word for word in words if word and not word.split()[1:]), args.size)
     except ValueError as error:
         parser.error(str(error))
     lines = (f"{word} {count}\n" for word, count in found.items())
-    args.output.write_text("".join(lines), encoding="utf-8")
+    temporary = args.output.with_name(args.output.name + ".tmp")
+    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.replace(args.output)
     print(f"{args.output}: {len(found)} words, {len(counts)} of them in the text", file=sys.stderr)
 
 

@@ -8,7 +8,8 @@
 # WORDS makes one (pip install wordfreq). VOCABULARY (500000) is the size of the target dictionary.
 # DATA_DIR is that of multi30k.de-en. RECIPE is one with a frozen table, whose rows fastText composes
 # for words that it has never seen: contrastive-frozen, cosine, l2, vmf, vmf-authors, margin-batch,
-# syn-margin or power-spherical. Of the other recipes softmax alone makes sense, and takes long.
+# syn-margin or power-spherical; softmax is there to compare with, and takes long. Each validation scores
+# every word for each token: --validate-interval N saves time.
 # No number of the model is one of a target word: the decoder reads rows of the table through a
 # projection, and source embeddings have sparse gradients.
 set -euo pipefail
@@ -17,21 +18,24 @@ set -euo pipefail
 
 SOURCE_LANG=de TARGET_LANG=en SUBWORD_METHOD=none
 : "${VOCABULARY:=500000}" "${WORDS:=}"
-# decoding never makes a tensor of the size of the vocabulary either
-: "${GENERATE_OPTIONS:=--task continuous_translation --knn 32}"
 # shellcheck source=../lib/multi30k.sh
 . "$LIB/multi30k.sh"
 
 SET=large-vocabulary
 SOFTMAX_OPTIONS=()
 CONTINUOUS_OPTIONS=(--decoder-input table --table-storage file --sparse-gradients)
-# the validation scores every word for each token: once, at the end
-TRAIN_OPTIONS+=(--optimizer row_adam --max-epoch 5 --validate-interval 5)
+TRAIN_OPTIONS+=(--optimizer row_adam --max-epoch 5)
 
-stage_binarise() {
+if [ $# -ge 2 ]; then # not for --help
   [ -n "$WORDS" ] || die "WORDS must be a file with a word a line, but is not set; python examples/large-vocabulary/words.py --output FILE makes one"
   [ -f "$WORDS" ] || die "WORDS must be a file with a word a line, but $WORDS does not exist"
   [[ $VOCABULARY =~ ^[1-9][0-9]*$ ]] || die "VOCABULARY must be a number of words, 1 or more, but is $VOCABULARY"
+  BINARISE_INPUTS="VOCABULARY=$VOCABULARY WORDS=$(checksum "$WORDS")"
+fi
+# decoding never makes a tensor of the size of the vocabulary either
+[ "${1:-}" = softmax ] || : "${GENERATE_OPTIONS:=--task continuous_translation --knn 32}"
+
+stage_binarise() {
   "$PYTHON" "$EXAMPLES/large-vocabulary/dictionary.py" --text "$PIECES/train.$TARGET_LANG" \
     --words "$WORDS" --size "$VOCABULARY" --output "$PREP_DIR/words.dict"
   binarise "$BIN_DIR" --trainpref "$PIECES/train" --validpref "$PIECES/valid" \

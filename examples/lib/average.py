@@ -46,9 +46,7 @@ def average(paths: list) -> dict:
         for name, value in weights.items():
             sums[name] += value
     first["model"] = {
-        # whole numbers (counts, fingerprints) have no mean: those of the last
-        name: (sums[name] / len(paths)).to(value.dtype) if value.is_floating_point() else value
-        for name, value in weights.items()
+        name: (total / len(paths)).to(first["model"][name].dtype) for name, total in sums.items()
     }
     first["last_optimizer_state"] = None
     if first.get("cfg") is not None:

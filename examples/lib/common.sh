@@ -90,11 +90,17 @@ lock_folder() {
   done
   echo "$$" >"$lock/pid"
   LOCKS+=("$lock")
-  trap 'rm -rf "${LOCKS[@]}"' EXIT
+  trap 'rm -rf ${LOCKS[@]+"${LOCKS[@]}"}' EXIT
 }
 
 unlock_folder() {
+  local lock kept=()
   rm -rf "$1/.lock"
+  # by the end of this script another may hold it
+  for lock in ${LOCKS[@]+"${LOCKS[@]}"}; do
+    [ "$lock" = "$1/.lock" ] || kept+=("$lock")
+  done
+  LOCKS=(${kept[@]+"${kept[@]}"})
 }
 
 # Run a program of fairseq and show its log on stderr, without what nobody reads: the dump of its

@@ -194,7 +194,7 @@ score() {
   case $INITIAL in
     table) options+=(--begins-with "$(basename "$TABLE" .safetensors)") ;;
     inputs) options+=(--begins-with "$(basename "$ENCODER_VECTORS" .vec)") ;;
-    language-model) options+=(--begins-with language-model) ;;
+    language-model) options+=(--begins-with language-model --pretrain-stats "$LM_DIR/train_stats.json") ;;
   esac
   [ "$SCORE" = detokenized ] || options+=(--tokenized)
   [ "$LOWERCASE" = 0 ] || options+=(--lowercase)

@@ -55,7 +55,7 @@ pretrain() {
     --log-format simple --log-interval 50)
   while IFS= read -r option; do
     options+=("$option")
-  done < <(sizes_of_decoder "${MODEL_OPTIONS[@]}" ${EXTRA[@]+"${EXTRA[@]}"})
+  done < <(sizes_of_decoder ${MODEL_OPTIONS[@]+"${MODEL_OPTIONS[@]}"} ${EXTRA[@]+"${EXTRA[@]}"})
   inputs="${options[*]} data=$(checksum "$PREP_DIR/mono-bin/dict.txt" "$PREP_DIR"/mono-bin/*.bin) TABLE=$(checksum "$TABLE")"
   inputs=${inputs//$ROOT\//}
   # other options make another model, beside this one
@@ -68,12 +68,13 @@ pretrain() {
 
 # A line for each option that gives a decoder, and so a language model, its size.
 sizes_of_decoder() {
-  while [ $# -gt 1 ]; do
-    case $1 in
-      --decoder-layers | --decoder-embed-dim | --decoder-ffn-embed-dim | --decoder-attention-heads)
-        printf '%s\n' "$1" "$2"
-        ;;
-    esac
+  local sizes='--decoder-(layers|embed-dim|ffn-embed-dim|attention-heads)'
+  while [ $# -gt 0 ]; do
+    if [[ $1 =~ ^$sizes= ]]; then
+      printf '%s\n' "$1"
+    elif [[ $1 =~ ^$sizes$ ]] && [ $# -gt 1 ]; then
+      printf '%s\n' "$1" "$2"
+    fi
     shift
   done
 }
@@ -88,8 +89,15 @@ stage_monolingual() {
     done < <(mono_files "$lang")
     : >"$PIECES/mono.$lang"
     [ ${#files[@]} -gt 0 ] || continue
+    if declare -F normalize_text >/dev/null; then
+      for file in "${files[@]}"; do
+        "$PYTHON" "$LIB/cat.py" "$file"
+      done | normalize_text "$lang" >"$CLEAN/mono.normalized"
+      files=("$CLEAN/mono.normalized")
+    fi
     "$PYTHON" "$ROOT/preprocess/clean_monolingual.py" --language "$lang" "${options[@]}" \
       --output "$CLEAN/mono.$lang" "${files[@]}"
+    rm -f "$CLEAN/mono.normalized"
     if declare -F finish_text >/dev/null; then
       finish_text "$lang" <"$CLEAN/mono.$lang" >"$CLEAN/mono.$lang.tmp"
       mv -f "$CLEAN/mono.$lang.tmp" "$CLEAN/mono.$lang"

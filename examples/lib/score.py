@@ -113,6 +113,7 @@ def parse(argv=None):
     parser.add_argument("--lenpen", type=float, default=1.0, help="of the beam search")
     parser.add_argument("--table", help="name of the target table")
     parser.add_argument("--begins-with", help="name of the rows that embeddings began with")
+    parser.add_argument("--pretrain-stats", type=Path, help="of a language model before it")
     parser.add_argument("--command", help="how to get the result again")
     parser.add_argument("--output", type=Path, required=True, help="JSON file")
     return parser.parse_args(argv)
@@ -140,6 +141,12 @@ def main(argv=None):
     result.update(lenpen=args.lenpen, table=args.table)
     if args.begins_with is not None:
         result.update(begins_with=args.begins_with)
+    if args.pretrain_stats is not None:
+        spent = json.loads(args.pretrain_stats.read_text())
+        result.update(
+            pretrain_seconds=round(spent["seconds"], 1),
+            pretrain_cpu_seconds=round(spent["cpu_seconds"], 1),
+        )
     result.update(command=args.command)
     write_result(args.output, result)
 

@@ -207,8 +207,9 @@ class ContrastiveTerm(nn.Module):
     def _distributions(self, table):
         # by the dictionary's counts: of a row as a token of the text, and as a row drawn; with the
         # running sums of the latter
-        if self._probabilities is None or self._probabilities[0].device != table.weight.device:
-            counts = torch.tensor(self.dictionary.count, device=table.weight.device)
+        device = table.emittable.device  # the model's, wherever the rows are
+        if self._probabilities is None or self._probabilities[0].device != device:
+            counts = torch.tensor(self.dictionary.count, device=device)
             drawn = unigram(counts, table.emittable, self.cfg.negative_power)
             self._probabilities = (unigram(counts, table.emittable), drawn, drawn.cumsum(0))
         return self._probabilities

@@ -7,10 +7,11 @@ from fairseq.criterions import CRITERION_REGISTRY
 from torch import nn
 
 from fairseq_contout.criterions.base import TASK_MARK, ContinuousCriterion
-from fairseq_contout.kept_table import KeptTable
+from fairseq_contout.kept_table import KeptTable, fingerprint
 from fairseq_contout.learned_table import LearnedTable
 from fairseq_contout.models.continuous_output import ContinuousOutput
 from fairseq_contout.models.options import FROZEN_OPTIONS, LEARNED, TABLE_DTYPES, is_tied
+from fairseq_contout.optim import mark_sparse
 from fairseq_contout.scores import check_score
 from fairseq_contout.target_table import TargetTable, load_table, normalize_rows
 
@@ -75,8 +76,10 @@ def _use_sparse_gradients(model, table: TargetTable):
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.split(".")[-1] == "embed_tokens":
             module.sparse = True
+            mark_sparse(module.weight)
     if table.learned:
         table.sparse = True
+        mark_sparse(table.weight)
 
 
 def _scale_learning_rate(args, model, reader, table: LearnedTable):
@@ -129,7 +132,14 @@ def build_table(args, task, embedding: nn.Module, feature_dim: int) -> TargetTab
     scale = getattr(args, "scale", None)
     built = getattr(args, "built_table", None)  # (file, dimension), when from a checkpoint
     path = getattr(args, "target_table", None)
-    in_file = _frozen_option(args, "table_storage") == "file"
+    storage = _frozen_option(args, "table_storage")
+    in_file = storage == "file"
+    before = getattr(args, "built_storage", None) or "checkpoint"
+    if built is not None and path != LEARNED and storage != before:
+        raise ValueError(
+            f"the model was trained with --table-storage {before}, which says what its checkpoint "
+            f"holds, but --model-overrides asks for {storage}; drop table_storage from them"
+        )
     if built is not None and path != built[0] and not in_file:
         raise ValueError(
             f"the checkpoint holds the table of {built[0]}, and --model-overrides asks for {path}: "
@@ -145,17 +155,18 @@ def build_table(args, task, embedding: nn.Module, feature_dim: int) -> TargetTab
     if path == LEARNED:
         weight = _learned_weight(args, dictionary, embedding, feature_dim)
     elif built is not None and not in_file:
-        weight = torch.zeros(len(dictionary), built[1])
+        weight, mark = torch.zeros(len(dictionary), built[1]), None
     else:
         weight = _file_rows(path, dictionary, built)
-    args.built_table = [path, weight.size(1)]
+        mark = fingerprint(weight) if in_file else None  # before any change of their type
+    args.built_table, args.built_storage = [path, weight.size(1)], storage
     setattr(task, TASK_MARK, "learned" if path == LEARNED else "frozen")
     if path != LEARNED:
         weight = weight.to(TABLE_DTYPES[_frozen_option(args, "table_dtype")])
         on_cpu = _frozen_option(args, "table_device") == "cpu"
         if not (in_file or on_cpu):
             return TargetTable(weight, dictionary, args.score, scale)
-        return KeptTable(weight, dictionary, args.score, scale, in_file=in_file, on_cpu=on_cpu)
+        return KeptTable(weight, dictionary, args.score, scale, in_file=mark, on_cpu=on_cpu)
     return LearnedTable(
         weight,
         dictionary,

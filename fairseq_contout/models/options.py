@@ -37,7 +37,7 @@ def add_continuous_args(parser):
         choices=["checkpoint", "file"],
         help="where a frozen table is kept: in the checkpoint, so that decoding needs no other "
         "file (checkpoint, the default), or in its own file alone, mapped into memory (file), so "
-        "that checkpoints stay small and rows that are never read take no memory",
+        "that checkpoints stay small and processes share the rows",
     )
     parser.add_argument(
         "--table-dtype",
@@ -154,6 +154,13 @@ def _is_set(args, option: str) -> bool:
     return value is not None and value is not False  # 0.0 is a value, and equal to False
 
 
+def _processes(args) -> int:
+    # with a launcher the option is that of one machine; models are made after processes have met
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    return getattr(args, "distributed_world_size", None) or 1
+
+
 def check_options(args):
     """Check the options, alone and beside each other.
 
@@ -209,7 +216,7 @@ def check_options(args):
                 "but the decoder does not read it; give --share-decoder-input-output-embed, "
                 "--share-all-embeddings or --decoder-input table"
             )
-    many = (getattr(args, "distributed_world_size", None) or 1) > 1
+    many = _processes(args) > 1
     if learned and not reads and many and getattr(args, "find_unused_parameters", False):
         raise ValueError(
             "--find-unused-parameters takes a learned table that the decoder does not read for "
@@ -218,7 +225,7 @@ def check_options(args):
         )
     _check_ranges(args)
     if getattr(args, "sparse_gradients", None):
-        _check_sparse(args, learned)
+        _check_sparse(args)
     optimizer = getattr(args, "optimizer", None)
     if getattr(args, "table_lr_scale", None) and optimizer not in (None, *SCALE_FREE):
         raise ValueError(
@@ -228,7 +235,7 @@ def check_options(args):
         )
 
 
-def _check_sparse(args, learned: bool):
+def _check_sparse(args):
     optimizer = getattr(args, "optimizer", None)  # None when a model is made to decode
     if optimizer not in (None, "row_adam"):
         raise ValueError(
@@ -240,16 +247,15 @@ def _check_sparse(args, learned: bool):
             f"--table-ema {args.table_ema} moves every row in each update, but --sparse-gradients "
             "is there so that only the rows of a batch are visited; leave one of them out"
         )
-    if learned and not is_tied(args) and (getattr(args, "distributed_world_size", None) or 1) > 1:
-        raise ValueError(
-            "with several processes torch expects sparse gradients of embeddings alone, but the "
-            "learned table is none; tie it with --share-decoder-input-output-embed or "
-            "--share-all-embeddings, or leave --sparse-gradients out"
-        )
     if (getattr(args, "ddp_backend", None) or "pytorch_ddp") not in ("pytorch_ddp", "c10d"):
         raise ValueError(
             f"--ddp-backend {args.ddp_backend} sums gradients in one dense buffer, but those of "
             "--sparse-gradients are sparse; give --ddp-backend pytorch_ddp"
+        )
+    if getattr(args, "amp", False):
+        raise ValueError(
+            "--amp looks for overflows in dense gradients, but those of --sparse-gradients are "
+            "sparse; give --memory-efficient-fp16 with --fp16, or leave --sparse-gradients out"
         )
     for half in ("fp16", "bf16"):
         if getattr(args, half, False) and not getattr(args, f"memory_efficient_{half}", False):

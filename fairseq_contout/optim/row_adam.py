@@ -15,6 +15,8 @@ from fairseq.optim import register_optimizer
 from fairseq.optim.adam import Adam, FairseqAdam, FairseqAdamConfig
 from torch import Tensor
 
+from fairseq_contout.optim.sparse import gather_sparse_gradients
+
 
 class RowAdam(Adam):
     """Adam whose moments and number of steps belong to each row, where a gradient is sparse.
@@ -124,6 +126,11 @@ class RowAdam(Adam):
                 "of dense gradients; go on without --sparse-gradients, or start the "
                 "optimizer anew with --reset-optimizer"
             )
+        # A state from a checkpoint has the type and the place that loading gave it: torch's that of
+        # the parameter, fairseq's for half precision that of the file.
+        for name, value in state.items():
+            kind = torch.int32 if name == "row_steps" else torch.float32
+            state[name] = value.to(device=parameter.device, dtype=kind)
         return state
 
 
@@ -157,6 +164,11 @@ class FairseqRowAdam(FairseqAdam):
     @property
     def optimizer_config(self):
         return {**super().optimizer_config, "row_second_moment": self.cfg.row_second_moment}
+
+    def all_reduce_grads(self, module):
+        """Average gradients over the processes: the sparse ones here, which DDP leaves alone."""
+        super().all_reduce_grads(module)
+        gather_sparse_gradients(module.parameters())
 
     def multiply_grads(self, c):
         """Multiply all gradients by a number or a scalar tensor."""
