@@ -4,6 +4,8 @@ A layer takes features ``(N, d)`` and target tokens ``(N,)`` and makes one updat
 (also to the features, as in a model) and the optimizer's step on what the layer learns.
 """
 
+import math
+from functools import lru_cache
 from typing import Callable, Dict
 
 import torch
@@ -46,8 +48,17 @@ def _criterion(name: str, dictionary, **options):
     return build_criterion(Namespace(**values), Namespace(target_dictionary=dictionary))
 
 
+@lru_cache(maxsize=None)
+def _frozen_rows(size: int, dim: int) -> Tensor:
+    # one for all methods: nothing changes them
+    return F.normalize(torch.randn(size, dim), dim=1)
+
+
 def _stepped(parameters, loss_of, kind):
-    """Return an update from a function that computes the loss: its backward pass and the step."""
+    """Return an update from a function that computes the loss: its backward pass and the step.
+
+    ``update.optimizer`` has the state, which memory.py fills.
+    """
     optimizer = kind([p for p in parameters if p.requires_grad], **ADAM)
 
     def update(features: Tensor, target: Tensor):
@@ -55,6 +66,7 @@ def _stepped(parameters, loss_of, kind):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
+    update.optimizer = optimizer
     return update
 
 
@@ -76,11 +88,12 @@ def continuous(name: str, learned=False, sparse=False, **options) -> Callable:
         from fairseq_contout.target_table import TargetTable
 
         criterion = _criterion(name, dictionary, **options).train().to(device)
-        rows = F.normalize(torch.randn(len(dictionary), dim), dim=1)
         if learned:
+            rows = F.normalize(torch.randn(len(dictionary), dim), dim=1)
             table = LearnedTable(nn.Parameter(rows.to(device)), dictionary, criterion.score)
             table.sparse = sparse
         else:
+            rows = _frozen_rows(len(dictionary), dim)
             table = TargetTable(rows, dictionary, criterion.score)
         layer = ContinuousOutput(dim, table).to(device).train()
 
@@ -109,16 +122,39 @@ def softmax(dictionary, dim: int, device) -> Callable:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
+    update.optimizer = optimizer
     return update
 
 
+def adaptive_cutoffs(dictionary, dim: int) -> list:
+    """Return the two cutoffs at which an adaptive softmax multiplies least, by expectation.
+
+    A token costs d c1 for the head; with the probability of each tail, also the projection to d / 4
+    or d / 16 and its product with the tail's words.
+    """
+    counts = torch.tensor(dictionary.count, dtype=torch.float64)
+    share = (counts / counts.sum()).cumsum(0)
+    size = len(dictionary)
+    places = sorted({max(2, int(size ** (i / 40))) for i in range(1, 40)} - {size})
+    best = (math.inf, None)
+    for i, first in enumerate(places):
+        for second in places[i + 1 :]:
+            in_first = float(share[second - 1] - share[first - 1])
+            in_second = float(1 - share[second - 1])
+            cost = dim * (first + 2) + in_first * dim / 4 * (dim + second - first)
+            cost += in_second * dim / 16 * (dim + size - second)
+            best = min(best, (cost, [first, second]))
+    return best[1]
+
+
 def adaptive(dictionary, dim: int, device) -> Callable:
-    """fairseq's adaptive softmax, cut at 1/10 and 1/3 of the dictionary."""
+    """fairseq's adaptive softmax, cut where it multiplies least."""
     from fairseq.modules import AdaptiveSoftmax
     from fairseq.optim.adam import Adam
 
     size = len(dictionary)
-    layer = AdaptiveSoftmax(size, dim, [size // 10, size // 3], dropout=0.0).to(device)
+    cutoffs = adaptive_cutoffs(dictionary, dim)
+    layer = AdaptiveSoftmax(size, dim, cutoffs, dropout=0.0).to(device)
 
     def loss_of(features, target):
         total = 0.0
@@ -131,21 +167,35 @@ def adaptive(dictionary, dim: int, device) -> Callable:
     return _stepped(layer.parameters(), loss_of, Adam)
 
 
-def sampled_softmax(dictionary, dim: int, device) -> Callable:
-    """The targets of the batch and 1,024 rows by a log-uniform law, corrected; a dense gradient."""
-    from fairseq.optim.adam import Adam
+def sampled_softmax(sparse: bool) -> Callable:
+    """Return a maker of a softmax over the batch's targets and 1,024 rows by a log-uniform law.
 
-    weight = nn.Parameter(torch.randn(len(dictionary), dim, device=device) * dim**-0.5)
-    size = len(dictionary)
+    Logits are corrected for the law. With a sparse gradient its optimizer is ours, too.
 
-    def loss_of(features, target):
-        drawn = torch.exp(torch.rand(1024, device=target.device) * torch.log(torch.tensor(size)))
-        candidates, positive = torch.cat((target, drawn.long() - 1)).unique(return_inverse=True)
-        expected = torch.log1p(1 / (candidates + 1.0)) / torch.log(torch.tensor(size + 1.0))
-        logits = features @ weight[candidates].t() - torch.log(1024 * expected)
-        return F.cross_entropy(logits, positive[: len(target)], reduction="sum")
+    Source: Sébastien Jean, Kyunghyun Cho, Roland Memisevic and Yoshua Bengio (2015), On Using Very
+    Large Target Vocabulary for Neural Machine Translation, https://aclanthology.org/P15-1001
+    """
 
-    return _stepped([weight], loss_of, Adam)
+    def make(dictionary, dim: int, device):
+        from fairseq.optim.adam import Adam
+
+        from fairseq_contout.optim import RowAdam
+
+        size = len(dictionary)
+        weight = nn.Parameter(torch.randn(size, dim, device=device) * dim**-0.5)
+
+        def loss_of(features, target):
+            drawn = torch.expm1(torch.rand(1024, device=target.device) * math.log(size + 1))
+            drawn = drawn.long().clamp(max=size - 1)
+            candidates, place = torch.cat((target, drawn)).unique(return_inverse=True)
+            expected = 1024 * torch.log1p(1 / (candidates + 1.0)) / math.log(size + 1)
+            rows = F.embedding(candidates, weight, sparse=sparse)
+            logits = features @ rows.t() - torch.log(expected)
+            return F.cross_entropy(logits, place[: len(target)], reduction="sum")
+
+        return _stepped([weight], loss_of, RowAdam if sparse else Adam)
+
+    return make
 
 
 def cut_cross_entropy(dictionary, dim: int, device) -> Callable:
@@ -179,7 +229,8 @@ LAYERS: Dict[str, Callable] = {
     "contrastive-dense": continuous("contrastive", learned=True),
     "softmax": softmax,
     "adaptive": adaptive,
-    "sampled-softmax": sampled_softmax,
+    "sampled-softmax": sampled_softmax(sparse=False),
+    "sampled-softmax-rows": sampled_softmax(sparse=True),
     "cce": cut_cross_entropy,
 }
 #: Those whose cost grows with V.

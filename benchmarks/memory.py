@@ -2,9 +2,10 @@
 """Memory of an update of an output layer with its loss, over the size of the vocabulary.
 
 Each method and size has a process of its own. ``step_bytes`` is what resident memory grows by in
-the first update (the optimizer's state is in it), ``peak_bytes`` the largest resident memory of the
-process less that of one that has imported the same and made nothing. On a GPU both are what torch
-allocates. Prints a table; --json and --plot write files.
+the first update (the optimizer's state is in it, of rows that have been seen), ``filled_bytes``
+the same after so many updates that each row has been seen, ``peak_bytes`` the largest resident
+memory of the process less that of one that has imported the same and made nothing. On a GPU they
+are what torch allocates. Prints a table; --json and --plot write files.
 """
 
 import argparse
@@ -46,18 +47,29 @@ def weigh_here(name: str, size: int, tokens: int, dim: int, device: str) -> dict
         torch.cuda.reset_peak_memory_stats()
         update(features, target)
         peak = torch.cuda.max_memory_allocated()
-        return {"step_bytes": peak - before, "peak_bytes": peak}
+        # the state of all rows is allocated at once there
+        return {"step_bytes": peak - before, "filled_bytes": peak - before, "peak_bytes": peak}
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the largest so far is the one of now
     update(features, target)
     peak = resident("VmHWM")
-    return {"step_bytes": peak - before, "peak_bytes": peak - nothing}
+    held = resident("VmRSS")
+    for state in update.optimizer.state.values():
+        for value in state.values():
+            if torch.is_tensor(value):
+                value.add_(0)  # writes every page
+    filled = peak + resident("VmRSS") - held
+    return {
+        "step_bytes": peak - before,
+        "filled_bytes": filled - before,
+        "peak_bytes": peak - nothing,
+    }
 
 
 def weigh(name: str, size: int, arguments) -> dict:
-    """Return what an update takes in a process of its own: ``step_bytes`` and ``peak_bytes``.
+    """Return what an update takes in a process of its own, as the module says.
 
-    Both are None where the system ended the process, since there was not as much memory.
+    All are None where the system ended the process, since there was not as much memory.
     """
     given = (name, size, arguments.tokens, arguments.dim, arguments.device)
     if arguments.device == "cuda":  # torch counts there, and a fork would lose the device
@@ -68,7 +80,7 @@ def weigh(name: str, size: int, arguments) -> dict:
             return pool.submit(weigh_here, *given).result()
         except (BrokenProcessPool, MemoryError, RuntimeError) as error:
             print(f"{name} at {size}: {error}", file=sys.stderr)
-            return {"step_bytes": None, "peak_bytes": None}
+            return {"step_bytes": None, "filled_bytes": None, "peak_bytes": None}
 
 
 def paint(axes, rows):
@@ -104,7 +116,8 @@ def main():
     import fairseq_contout  # noqa: F401
 
     rows = []
-    print(f"{'method':19} {'vocab':>9} {'update, MB':>11} {'with its rows, MB':>18}")
+    columns = ("update", "all seen", "with its rows")
+    print(f"{'method, MB':21} {'vocab':>9} " + " ".join(f"{name:>14}" for name in columns))
     for name in arguments.methods:
         for size in arguments.vocab:
             row = {"method": name, "vocab": size, "dim": arguments.dim, "seconds": None}
@@ -112,9 +125,9 @@ def main():
             rows.append(row)
             shown = [
                 f"{row[key] / 2**20:.0f}" if row[key] is not None else "does not fit"
-                for key in ("step_bytes", "peak_bytes")
+                for key in ("step_bytes", "filled_bytes", "peak_bytes")
             ]
-            print(f"{name:19} {size:9,} {shown[0]:>11} {shown[1]:>18}", flush=True)
+            print(f"{name:21} {size:9,} " + " ".join(f"{x:>14}" for x in shown), flush=True)
     write_json(rows, arguments.json)
     draw(arguments.plot, (7.5, 4), lambda axes: paint(axes, rows))
 

@@ -74,9 +74,10 @@ def test_table_and_files(tmp_path, capsys):
         (name, size) for name in methods[1:] for size in (50, 90)
     ]
     assert all(row["seconds"] > 0 and row["dim"] == 8 for row in rows)
-    assert [row["updates"] for row in rows] == [2, 2, 2, 2, 1, 1]
+    assert [row["updates"] for row in rows] == [2, 2, 2, 2, 3, 3]
+    assert all(row["ratio_to_linear"] > 0 for row in rows)
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
-    assert "contrastive                50" in capsys.readouterr().out
+    assert "contrastive                  50" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         training_cost.main(["--vocab", "5"])
     assert "--vocab is too small: [5]" in capsys.readouterr().err
@@ -86,13 +87,26 @@ def test_table_and_files(tmp_path, capsys):
 def test_memory_of_the_softmax_grows_and_ours_does_not():
     arguments = Namespace(tokens=256, dim=32, device="cpu")
     found = {
-        (name, size): memory.weigh(name, size, arguments)["step_bytes"]
+        (name, size): memory.weigh(name, size, arguments)
         for name in ("softmax", "contrastive")
-        for size in (100, 40_000)
+        for size in (100, 80_000)
     }
-    logits = 256 * 40_000 * 4
-    assert found["softmax", 40_000] - found["softmax", 100] > 2 * logits
-    assert found["contrastive", 40_000] - found["contrastive", 100] < logits / 2
+    growth = {
+        (name, key): found[name, 80_000][key] - found[name, 100][key]
+        for name in ("softmax", "contrastive")
+        for key in ("step_bytes", "filled_bytes")
+    }
+    logits, moments = 256 * 80_000 * 4, 2 * 80_000 * 32 * 4
+    assert growth["softmax", "step_bytes"] > 2 * logits
+    assert growth["contrastive", "step_bytes"] < logits / 2  # whole pages of the rows it meets
+    # once every row has been seen, its moments are there
+    assert growth["contrastive", "filled_bytes"] > 0.8 * moments
+
+
+def test_cutoffs_cost_least():
+    dictionary = layers.make_dictionary(3000)
+    first, second = layers.adaptive_cutoffs(dictionary, 64)
+    assert 5 < first < second < 3000 and first < 600
 
 
 def test_decoding(tmp_path, capsys):
