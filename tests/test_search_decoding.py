@@ -212,9 +212,11 @@ def test_a_shortlist_is_of_what_the_encoder_read(tiny, narrow):
 
 
 def test_options_reach_the_search(tiny):
-    generator = tiny.build({"knn_search": "hnsw", "hnsw_ef": 77, "hnsw_links": 5}, beam=2)
+    graph = {"hnsw_ef": 77, "hnsw_links": 5, "hnsw_ef_construction": 33}
+    generator = tiny.build({"knn_search": "hnsw", **graph}, beam=2)
     generator.generate([tiny.model], tiny.batch)
     assert generator.slots.searcher.index.hnsw.efSearch == 77
+    assert generator.slots.searcher.index.hnsw.efConstruction == 33
     assert generator.slots.searcher.index.hnsw.nb_neighbors(1) == 5
     generator = tiny.build({"knn_search": "ivf", "ivf_lists": 12, "ivf_probes": 4}, beam=2)
     generator.generate([tiny.model], tiny.batch)
