@@ -132,8 +132,14 @@ def test_a_forced_word_joins_the_shortlist(tiny, narrow):
     """With scores that are probabilities given the shortlist and that word."""
     lexicon, search = narrow
     prefix = torch.tensor([[100, 4], [101, 2], [102, 200], [103, 7], [int(lexicon.frequent[0]), 8]])
-    found = tiny.generate(search, prefix=prefix, beam=4)
     sources = tiny.batch["net_input"]["src_tokens"]
+    own = set(lexicon.best[sources[2]].flatten().tolist()) - {-1, *lexicon.frequent.tolist()}
+    own = torch.tensor(sorted(own - {WORDS + 4}))
+    with torch.no_grad():
+        first = tiny.model(sources[2:3], torch.tensor([6]), torch.tensor([[2]]))[0][0]
+    # the likeliest word of the sentence's own list: were it counted twice, it would show
+    prefix[2, 0] = own[tiny.table.scores(first)[0, own].argmax()]
+    found = tiny.generate(search, prefix=prefix, beam=4)
     joined = 0
     for sentence, best in enumerate(found):
         tokens = best[0]["tokens"]
