@@ -170,6 +170,10 @@ def test_no_forced_word_is_more_than_certain(name, tiny, narrow):
     hypotheses = tiny.generate(search, knn=8, prefix=torch.arange(200, 205).view(5, 1), beam=4)
     scores = torch.stack([h["positional_scores"][0] for best in hypotheses for h in best])
     assert scores.isfinite().all() and (scores <= 0).all()
+    slots = tiny.build({"knn_search": "ivf"}, beam=1).slots
+    hidden, low = tiny.table.weight[200:201].clone(), torch.tensor([-5.0])  # an estimate too low
+    slots._last, slots.indices = (hidden, 1.0, low), torch.zeros(1, 9, dtype=torch.long)
+    assert slots.offer(torch.tensor([0]), torch.tensor([200])) == 0
 
 
 @pytest.mark.parametrize("arch", ["continuous_lstm"])
