@@ -132,8 +132,14 @@ def test_a_forced_word_joins_the_shortlist(tiny, narrow):
     """With scores that are probabilities given the shortlist and that word."""
     lexicon, search = narrow
     prefix = torch.tensor([[100, 4], [101, 2], [102, 200], [103, 7], [int(lexicon.frequent[0]), 8]])
-    found = tiny.generate(search, prefix=prefix, beam=4)
     sources = tiny.batch["net_input"]["src_tokens"]
+    own = set(lexicon.best[sources[2]].flatten().tolist()) - {-1, *lexicon.frequent.tolist()}
+    own = torch.tensor(sorted(own - {WORDS + 4}))
+    with torch.no_grad():
+        first = tiny.model(sources[2:3], torch.tensor([6]), torch.tensor([[2]]))[0][0]
+    # the likeliest word of the sentence's own list: were it counted twice, it would show
+    prefix[2, 0] = own[tiny.table.scores(first)[0, own].argmax()]
+    found = tiny.generate(search, prefix=prefix, beam=4)
     joined = 0
     for sentence, best in enumerate(found):
         tokens = best[0]["tokens"]
@@ -164,6 +170,10 @@ def test_no_forced_word_is_more_than_certain(name, tiny, narrow):
     hypotheses = tiny.generate(search, knn=8, prefix=torch.arange(200, 205).view(5, 1), beam=4)
     scores = torch.stack([h["positional_scores"][0] for best in hypotheses for h in best])
     assert scores.isfinite().all() and (scores <= 0).all()
+    slots = tiny.build({"knn_search": "ivf"}, beam=1).slots
+    hidden, low = tiny.table.weight[200:201].clone(), torch.tensor([-5.0])  # an estimate too low
+    slots._last, slots.indices = (hidden, 1.0, low), torch.zeros(1, 9, dtype=torch.long)
+    assert slots.offer(torch.tensor([0]), torch.tensor([200])) == 0
 
 
 @pytest.mark.parametrize("arch", ["continuous_lstm"])
@@ -212,9 +222,11 @@ def test_a_shortlist_is_of_what_the_encoder_read(tiny, narrow):
 
 
 def test_options_reach_the_search(tiny):
-    generator = tiny.build({"knn_search": "hnsw", "hnsw_ef": 77, "hnsw_links": 5}, beam=2)
+    graph = {"hnsw_ef": 77, "hnsw_links": 5, "hnsw_ef_construction": 33}
+    generator = tiny.build({"knn_search": "hnsw", **graph}, beam=2)
     generator.generate([tiny.model], tiny.batch)
     assert generator.slots.searcher.index.hnsw.efSearch == 77
+    assert generator.slots.searcher.index.hnsw.efConstruction == 33
     assert generator.slots.searcher.index.hnsw.nb_neighbors(1) == 5
     generator = tiny.build({"knn_search": "ivf", "ivf_lists": 12, "ivf_probes": 4}, beam=2)
     generator.generate([tiny.model], tiny.batch)

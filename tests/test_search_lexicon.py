@@ -59,6 +59,7 @@ def text(tmp_path):
     words = [draw.permutation(8)[: draw.integers(2, 6)] for _ in range(300)]
     source = [" ".join(f"s{i}" for i in line) + " Xerxes" for line in words]
     target = ["the " + " ".join(f"t{i}" for i in line[::-1]) for line in words]
+    target[-50:] = [line + " Xerxes" for line in target[-50:]]
     (tmp_path / "a").write_text("".join(line + "\n" for line in source))
     (tmp_path / "b").write_text("".join(line + "\n" for line in target))
     one = write_dictionary(tmp_path / "dict.a", [*(f"s{i}" for i in range(8)), "Xerxes", "never"])
@@ -81,7 +82,7 @@ def test_words_are_given_their_translations(text, capsys):
     for i in range(8):
         assert lexicon.best[one.index(f"s{i}"), 0] == other.index(f"t{i}")
     assert lexicon.best.shape == (len(one), 3)
-    assert lexicon.best[one.index("Xerxes"), 0] == other.index("Xerxes")  # although never seen so
+    assert lexicon.best[one.index("Xerxes"), 0] == other.index("Xerxes")
     assert (lexicon.best[[*range(4), one.index("never")]] == -1).all()
     offered = set(lexicon.best.flatten().tolist())
     assert not offered & {0, 1, 2, 3, other.index("the"), other.index("madeupword0000")}
