@@ -2,8 +2,9 @@
 """Time a training update of each recipe beside the softmax's, on the same batches.
 
 The models take turns batch by batch in one process, so that whatever else the machine does falls on
-all of them. An update is forward, backward and Adam step. Prints a table; --json and --plot write
-files. Ratios are medians over batches of (recipe / softmax).
+all of them. An update is forward, backward, scaling and clipping of the gradients, and the step of
+fairseq's adam, or of row_adam with --sparse. Prints a table; --json and --plot write files. Ratios
+are medians over batches of (recipe / softmax).
 """
 
 import argparse
@@ -48,6 +49,9 @@ TASKS = {
     "language_modeling": ("transformer_lm", "--share-decoder-input-output-embed"),
 }
 
+#: what --arch may be for a translation: fairseq's own, of which the plugin has a continuous one
+ARCHITECTURES = ("transformer", "transformer_tiny", "transformer_iwslt_de_en", "lstm")
+
 #: recipes whose table is learned with the model, tied to the embeddings that a softmax is tied to
 LEARNED = ("contrastive", "hybrid")
 
@@ -56,11 +60,23 @@ def build(recipe, arguments, extra):
     """Return a recipe's task, model, criterion and optimiser, as fairseq-train builds them."""
     from fairseq import options, tasks
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from fairseq.optim import build_optimizer
 
     softmax, translation = recipe in ("softmax", "adaptive"), arguments.task == "translation"
     arch, share = TASKS[arguments.task]
+    if translation:
+        arch = arguments.arch
+        share = "--share-decoder-input-output-embed" if arguments.separate else share
     flags = [arguments.data, "--user-dir", str(ROOT / "fairseq_contout"), "--task", arguments.task]
-    flags += ["--optimizer", "adam", "--lr", "0.001", "--max-tokens", str(arguments.max_tokens)]
+    sparse = arguments.sparse and not softmax
+    flags += [
+        "--optimizer",
+        "row_adam" if sparse else "adam",
+        "--lr",
+        "0.001",
+        "--max-tokens",
+        str(arguments.max_tokens),
+    ]
     flags += ["--arch", arch if softmax else f"continuous_{arch}"]
     if recipe == "adaptive":  # whose words have no matrix that could be shared
         flags += ["--adaptive-softmax-cutoff", arguments.adaptive_cutoff]
@@ -69,17 +85,24 @@ def build(recipe, arguments, extra):
         flags += [] if softmax else ["--target-table", "learned"]
     else:
         flags += ["--target-table", arguments.table]
-        flags += ["--decoder-input", "encoder"] if arguments.share and translation else []
-    own = RECIPES if translation else {**RECIPES, **LANGUAGE_MODELS}
+        if translation and arguments.separate:  # no number of the model is one of a target word
+            flags += ["--decoder-input", "table"]
+        elif translation and arguments.share:
+            flags += ["--decoder-input", "encoder"]
+    flags += ["--sparse-gradients"] if sparse else []
+    own = {**(RECIPES if translation else {**RECIPES, **LANGUAGE_MODELS})}
+    own["linear"] = ["--criterion", "cosine"]
     parsed = options.parse_args_and_arch(options.get_training_parser(), flags + own[recipe] + extra)
     config = convert_namespace_to_omegaconf(parsed)
     task = tasks.setup_task(config.task)
     torch.manual_seed(1)
     model = task.build_model(config.model)
     criterion = task.build_criterion(config.criterion)
+    if recipe == "linear":  # what no output layer goes below: the map to d alone
+        criterion.token_losses = lambda hidden, target, table: hidden.sum(dim=-1)
     everything = [*model.parameters(), *criterion.parameters()]
     parameters = [p for p in everything if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    optimizer = build_optimizer(config.optimizer, parameters)
     return task, model.train(), criterion.train(), optimizer
 
 
@@ -87,7 +110,9 @@ def update(model, criterion, optimizer, sample):
     """Make one update and return its seconds."""
     begin = time.perf_counter()
     loss, size, _ = criterion(model, sample)
-    (loss / size).backward()
+    loss.backward()
+    optimizer.multiply_grads(1 / size)
+    optimizer.clip_grad_norm(1.0)
     optimizer.step()
     optimizer.zero_grad()
     return time.perf_counter() - begin
@@ -147,12 +172,24 @@ def main():
     parser.add_argument("--table", required=True, help="target table of the target dictionary")
     parser.add_argument("--task", choices=list(TASKS), default="translation")
     parser.add_argument(
-        "--recipes", nargs="+", default=list(RECIPES), choices=[*RECIPES, "adaptive"]
+        "--recipes", nargs="+", default=list(RECIPES), choices=[*RECIPES, "adaptive", "linear"]
     )
     parser.add_argument("--adaptive-cutoff", default="4000,12000", help="of the recipe adaptive")
     parser.add_argument("--updates", type=int, default=20, help="batches that count, after 2")
     parser.add_argument("--max-tokens", type=int, default=4096)
     parser.add_argument("--share", action="store_true", help="one embedding for both sides")
+    parser.add_argument(
+        "--arch", choices=ARCHITECTURES, default="transformer", help="of a translation; fairseq's"
+    )
+    parser.add_argument(
+        "--separate",
+        action="store_true",
+        help="languages have dictionaries of their own: softmax and learned tables are shared with "
+        "the decoder's input (with --share), which otherwise reads the frozen table",
+    )
+    parser.add_argument(
+        "--sparse", action="store_true", help="--sparse-gradients and row_adam for all but softmax"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")

@@ -1,6 +1,7 @@
 """benchmarks/training_cost.py and memory.py at small sizes: what they run, not how fast it is."""
 
 import json
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -107,6 +108,21 @@ def test_cutoffs_cost_least():
     dictionary = layers.make_dictionary(3000)
     first, second = layers.adaptive_cutoffs(dictionary, 64)
     assert 5 < first < second < 3000 and first < 600
+
+
+def test_updates_of_whole_models(corpus, tmp_path):
+    script = Path(training_cost.__file__).with_name("update_cost.py")
+    command = [sys.executable, script, corpus.data, "--table", corpus.table, "--updates", "2"]
+    command += ["--source-lang", "src", "--target-lang", "tgt", "--max-tokens", "300", "--share"]
+    command += ["--arch", "transformer_tiny", "--separate", "--sparse", "--json", tmp_path / "rows"]
+    command += ["--recipes", "softmax", "linear", "contrastive", "cosine"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = {row["method"]: row for row in json.loads((tmp_path / "rows").read_text())}
+    assert list(rows) == ["softmax", "linear", "contrastive", "cosine"]
+    learned = {name: row["learned_parameters"] for name, row in rows.items()}
+    # neither has a number for a target word
+    assert learned["linear"] == learned["cosine"] < learned["contrastive"]
 
 
 def test_decoding(tmp_path, capsys):
