@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import time
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
@@ -162,6 +163,11 @@ def cached_index(faiss, shape: Shape, rows: int, chunks, folder):
     """
     if folder is not None and not Path(folder).is_dir():
         raise ValueError(f"--knn-cache {folder}: no such folder; create it or give another")
+    if folder is not None and not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"--knn-cache {folder}: must be a folder that can be written to, but is not; change "
+            "its permissions or give another"
+        )
     path = signature = None
     if folder is not None:
         signature = signature_of(shape, chunks())
@@ -175,8 +181,11 @@ def cached_index(faiss, shape: Shape, rows: int, chunks, folder):
     index = build_index(faiss, shape, rows, chunks)
     seconds = time.perf_counter() - began
     if path is not None:
-        write_index(faiss, index, path, signature)
-        logger.info(f"{path}: {shape.kind} index of {rows} rows written")
+        try:
+            write_index(faiss, index, path, signature)
+            logger.info(f"{path}: {shape.kind} index of {rows} rows written")
+        except OSError as error:  # the index is there, and took long to build
+            logger.warning(f"--knn-cache: {error}; this process goes on, the next builds it again")
     return index, seconds
 
 

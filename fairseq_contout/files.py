@@ -14,8 +14,9 @@ def atomic_file(path):
         OSError: it cannot be written; the error names ``path``.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = None
     try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             yield file
         umask = os.umask(0)
@@ -23,7 +24,8 @@ def atomic_file(path):
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner reads
         os.replace(temporary, path)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # a full disk's error names no file
-        raise
+        # a full disk's error names no file, and others the temporary one
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)

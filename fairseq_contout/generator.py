@@ -126,13 +126,13 @@ class SlotModel(nn.Module):
             tokens: one token for each, ``(M,)``; the first slot after the special symbols takes it.
         """
         hidden, temperature, total = self._last
+        total = total[rows]
         if torch.is_tensor(temperature):
             temperature = temperature[rows]
         self.indices[rows, self.table.num_specials] = tokens
         if not self.searcher.approximate:
-            return self.table.log_prob_of(hidden[rows], tokens, temperature)
+            return self.table.log_prob_of(hidden[rows], tokens, temperature, total=total)
         # divided by what the other slots are divided by, and that with the token itself
-        total = total[rows]
         own = self.table.log_prob_of(hidden[rows], tokens, temperature, total=0.0)
         counted = self.searcher.covers(rows, tokens)
         total = torch.where(counted, torch.maximum(total, own), torch.logaddexp(total, own))

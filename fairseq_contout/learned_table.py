@@ -82,8 +82,13 @@ class LearnedTable(TargetTable):
 
     def train(self, mode: bool = True):
         # no second table in memory while the first is trained
-        self._kept, self._trained = None, self._trained + bool(mode)
+        if mode:  # a validation calls train(False) for each batch
+            self._kept, self._trained = None, self._trained + 1
         return super().train(mode)
+
+    def forget(self):
+        """Forget the rows that are kept: after writing into ``weight.data`` outside of training."""
+        self._kept, self._trained = None, self._trained + 1
 
     def input_rows(self, index: Tensor) -> Tensor:
         """Return the parameter's directions, through which gradients flow: ``(…)`` → ``(…, d)``."""

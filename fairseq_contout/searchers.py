@@ -121,13 +121,14 @@ class ExactSearch(Searcher):
             self._rows = torch.cat([rows.bfloat16() for rows in self.chunks()])
         elif self.row_type == "int8":
             self._rows = Int8Rows(self.chunks())
-        else:
-            self._rows = self.table.stored_rows()[self.table.num_specials :]
+        # of float32 the table keeps all that there is to keep
 
     def _search(self, query: Query, k: int) -> Neighbours:
-        specials, size = self.table.num_specials, self._rows.size(0)
+        specials = self.table.num_specials
+        rows = self._rows if self.approximate else self.table.stored_rows()[specials:]
+        size = rows.size(0)
         reach = min(2 * k + 32, size) if self.approximate and k <= size else k
-        found = exact_search(query, self._rows, reach, allowed=self.table.emittable[specials:])
+        found = exact_search(query, rows, reach, allowed=self.table.emittable[specials:])
         indices = found.indices + specials
         if not self.approximate:
             return Neighbours(found.logits, indices, found.log_sum_exp)

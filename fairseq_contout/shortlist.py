@@ -64,6 +64,8 @@ class ShortlistSearch(Searcher):
             )
         usable[frequent] = False  # they need not be there a second time
         self._best = lexicon.best.masked_fill(~usable[lexicon.best], -1)
+        # no word of a sentence, whatever a text had that was read as one: batches differ in it
+        self._best[encoder.dictionary.pad()] = -1
         self._frequent = frequent
         return ShortlistEncoder(encoder, self)
 

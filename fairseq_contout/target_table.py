@@ -171,7 +171,9 @@ class TargetTable(nn.Module):
 
     def rows_state(self):
         """Return what differs when rows may have changed: for those who keep something of them."""
-        return self.weight._version, self.weight.data_ptr(), self.weight.device, self.weight.dtype
+        rows = self.weight
+        # the model may move without them
+        return rows._version, rows.data_ptr(), rows.device, rows.dtype, self.emittable.device
 
     def input_rows(self, index: Tensor) -> Tensor:
         """Return rows for a decoder to read: ``(…)`` → ``(…, d)``."""
@@ -254,16 +256,21 @@ class TargetTable(nn.Module):
         correct = torch.zeros((), dtype=torch.long, device=hidden.device)
         nll = torch.zeros(len(GRID), dtype=torch.float64)
         bins = torch.zeros(len(GRID), BINS, 3, dtype=torch.float64)
-        stride = max(1, -(-len(target) // _CALIBRATION_TOKENS))
+        # Drawn, always alike for a number of tokens: evenly spaced ones would stand at a few places
+        # of the sentences only, since these have one length in many batches.
+        drawn = torch.randperm(len(target), generator=torch.Generator().manual_seed(len(target)))
+        chosen = torch.zeros(len(target), dtype=torch.bool)
+        chosen[drawn[:_CALIBRATION_TOKENS]] = True
+        chosen = chosen.to(target.device)
         chunk = max(1, _VALIDATION_ELEMENTS // len(self.weight))
-        for part, tokens in zip(hidden.split(chunk), target.split(chunk)):
+        for part, tokens, sample in zip(*(x.split(chunk) for x in (hidden, target, chosen))):
             logits = self._all_logits(self._query(part, 1.0))
             correct += logits.argmax(dim=1).eq(tokens).sum()
-            some, their = logits[::stride], tokens[::stride]
+            some, their = logits[sample], tokens[sample]
             log_sums = grid_log_sum_exp(some)
             nll += grid_nll(some, their, log_sums)
             bins += grid_bins(some, their, log_sums)
-        sampled = sum(len(tokens[::stride]) for tokens in target.split(chunk))
+        sampled = min(len(target), _CALIBRATION_TOKENS)
         self.calibration.add(nll, sampled)
         return ValidationScores(correct, nll, bins, sampled)
 

@@ -69,7 +69,7 @@ def parser() -> Parser:
         "--lines",
         type=number(int, 1),
         metavar="N",
-        help="learn from the first N lines: about 4 bytes for each pair of tokens are in memory",
+        help="learn from the first N lines: about 12 bytes for each pair of tokens are in memory",
     )
     parser.add_argument(
         "--held-out",

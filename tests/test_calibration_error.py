@@ -2,10 +2,17 @@
 
 import pytest
 import torch
-from factory import make_batch, make_criterion, make_dictionary, make_model
+from factory import make_batch, make_criterion, make_dictionary, make_model, make_table
 from fairseq.logging import metrics
 
-from fairseq_contout.calibration import BINS, GRID, calibration_error, grid_bins
+from fairseq_contout import target_table
+from fairseq_contout.calibration import (
+    BINS,
+    GRID,
+    calibration_error,
+    grid_bins,
+    grid_log_sum_exp,
+)
 
 
 def by_hand(logits, target, scale):
@@ -58,3 +65,33 @@ def test_it_is_logged_at_the_calibrated_scale(tmp_path):
     expected = 100 * by_hand(torch.cat(logits), torch.cat(targets), scale)
     values = aggregator.get_smoothed_values()
     assert values["ece"] == pytest.approx(expected, abs=0.01)
+
+
+def test_sums_for_all_scales_are_those_of_the_definition():
+    torch.manual_seed(3)
+    logits = torch.randn(40, 500) * torch.tensor([0.3, 5.0, 60.0]).repeat(14)[:40].unsqueeze(1)
+    logits[:, 7] = -torch.inf
+    expected = torch.stack([torch.logsumexp(scale * logits.double(), dim=1) for scale in GRID])
+    found = grid_log_sum_exp(logits)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+    exact = grid_log_sum_exp(logits.double())
+    torch.testing.assert_close(exact, expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("length", [4, 8, 16, 32])
+def test_the_sample_has_tokens_from_all_places_of_sentences(length, monkeypatch):
+    table = make_table(words=20)
+    place = torch.arange(length).repeat(4096 // length)  # a batch without padding, row by row
+    target = 4 + place % 16
+    seen = []
+    given = target_table.grid_log_sum_exp
+    monkeypatch.setattr(
+        target_table, "grid_log_sum_exp", lambda logits: seen.append(logits) or given(logits)
+    )
+    monkeypatch.setattr(target_table, "_VALIDATION_ELEMENTS", 24 * 100)  # parts of 100 tokens
+    hidden = table.rows(target) * (1 + place).unsqueeze(1)  # tells places apart
+    table.score = "dot"
+    scores = table.validate(hidden, target)
+    sampled = torch.cat(seen)
+    assert len(sampled) == scores.sampled == 256
+    assert len(sampled.max(dim=1).values.round().unique()) == length

@@ -2,6 +2,7 @@
 
 import builtins
 import logging
+import os
 import sys
 
 import faiss
@@ -126,16 +127,30 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
         search(table, hidden, "hnsw", tmp_path / "none")
 
 
-def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_nothing_but_the_index_in_memory(tmp_path, monkeypatch, caplog):
     table, hidden = large_table()
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(faiss, "write_index", fail)
-    with pytest.raises(OSError, match="No space left") as error:
+    options = SearchOptions(**WHOLE["hnsw"])
+    expected = make_searcher(options, table).search(make_query(hidden, "cosine", 3.0), FOUND)
+    with caplog.at_level(logging.WARNING):
+        found = search(table, hidden, "hnsw", tmp_path)
+    assert found.indices.equal(expected.indices) and not [*tmp_path.iterdir()]
+    assert "No space left on device" in caplog.text and str(tmp_path) in caplog.text
+    assert " -> None" not in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_index_is_built(
+    tmp_path, monkeypatch
+):
+    table, hidden = large_table()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(faiss_index, "build_index", lambda *_: pytest.fail("built"))
+    with pytest.raises(ValueError, match="--knn-cache .*: must be a folder that can be written"):
         search(table, hidden, "hnsw", tmp_path)
-    assert str(tmp_path) in str(error.value.filename) and not [*tmp_path.iterdir()]
 
 
 def test_faiss_is_optional(monkeypatch):
