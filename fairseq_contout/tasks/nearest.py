@@ -91,10 +91,12 @@ class OverNearestRows:
         """
         if seq_gen_cls is None and not getattr(args, "score_reference", False):
             refuse_unsupported(args, models, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
+            # fairseq's task of language models keeps its configuration under another name
+            config = self.args if self.cfg is None else self.cfg
             extra_gen_cls_kwargs = dict(
                 extra_gen_cls_kwargs or {},
-                knn=self.cfg.knn,
-                search_options=SearchOptions.of(self.cfg),
+                knn=config.knn,
+                search_options=SearchOptions.of(config),
             )
             seq_gen_cls = KNNSequenceGenerator
             if getattr(args, "print_alignment", None):
