@@ -10,15 +10,17 @@ without masking and logging. Memory is weighed in a process for each. Prints a t
 
 import argparse
 import gc
+import json
 import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import torch
 from layers import GROWING, LAYERS, draw_tokens, make_dictionary
-from memory import weigh
 from output import draw, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,6 +105,22 @@ def measure(arguments, device):
     ]
 
 
+def weigh_all(arguments) -> dict:
+    """Return what memory.py finds, by method and size."""
+    script = Path(__file__).with_name("memory.py")
+    # memory that an allocator keeps would hide what is taken anew
+    environment = {name: value for name, value in os.environ.items() if name not in MALLOC}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.json"
+        command = [sys.executable, script, "--json", file, "--methods", *arguments.methods]
+        command += ["--vocab", *map(str, arguments.vocab), "--tokens", str(arguments.tokens)]
+        command += ["--dim", str(arguments.dim), "--device", arguments.device]
+        subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
+        found = json.loads(file.read_text(encoding="utf-8"))
+    keys = ("step_bytes", "filled_bytes", "peak_bytes")
+    return {(row["method"], row["vocab"]): {key: row[key] for key in keys} for row in found}
+
+
 def against(seconds: list, base: list) -> float:
     """Return the median ratio of times that were measured in turns, the first two left out."""
     return statistics.median(a / b for a, b in zip(seconds[2:], base[2:]))
@@ -163,11 +181,7 @@ def main(argv=None):
     sys.path.insert(0, str(ROOT))
     import fairseq_contout  # noqa: F401
 
-    weights = {}
-    if not arguments.no_memory:  # first: memory that this process has freed would hide some
-        for name in arguments.methods:
-            for size in arguments.vocab:
-                weights[name, size] = weigh(name, size, arguments)
+    weights = {} if arguments.no_memory else weigh_all(arguments)
     rows = measure(arguments, torch.device(arguments.device))
     for row in rows:
         row.update(weights.get((row["method"], row["vocab"]), {}))

@@ -6,6 +6,7 @@ thousand different words. With ``--sparse-gradients`` the gradient of a table ho
 batch alone, and this optimizer reads and writes these.
 """
 
+import mmap
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -108,12 +109,10 @@ class RowAdam(Adam):
         state = self.state[parameter]
         width = 1 if group["row_second_moment"] else parameter.size(1)
         if not state:
-            like = {"dtype": torch.float32, "device": parameter.device}
-            state["row_steps"] = torch.zeros(
-                len(parameter), dtype=torch.int32, device=like["device"]
-            )
-            state["exp_avg"] = torch.zeros(parameter.shape, **like)
-            state["exp_avg_sq"] = torch.zeros(len(parameter), width, **like)
+            device, count = parameter.device, len(parameter)
+            state["row_steps"] = torch.zeros(count, dtype=torch.int32, device=device)
+            state["exp_avg"] = _zeros(count, parameter.size(1), device)
+            state["exp_avg_sq"] = _zeros(count, width, device)
         elif "row_steps" in state and state["exp_avg_sq"].size(1) != width:
             raise ValueError(
                 f"--row-second-moment asks for {width} second moment(s) a row, but the optimizer's "
@@ -132,6 +131,17 @@ class RowAdam(Adam):
             kind = torch.int32 if name == "row_steps" else torch.float32
             state[name] = value.to(device=parameter.device, dtype=kind)
         return state
+
+
+def _zeros(rows: int, width: int, device) -> Tensor:
+    size = rows * width * 4
+    if device.type != "cpu" or not size or not hasattr(mmap, "MADV_NOHUGEPAGE"):
+        return torch.zeros(rows, width, device=device)
+    # torch.zeros writes every number, and the system may give two megabytes for the first one that
+    # is written: here memory comes in small pages, as rows are seen
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(pages, dtype=torch.float32).view(rows, width)
 
 
 @dataclass
