@@ -226,6 +226,8 @@ LAYERS: Dict[str, Callable] = {
     "power-spherical": continuous("power_spherical"),
     "contrastive-frozen": continuous("contrastive"),
     "contrastive": continuous("contrastive", learned=True, sparse=True),
+    "contrastive-2048-frozen": continuous("contrastive", max_candidates=2048),
+    "contrastive-2048": continuous("contrastive", learned=True, sparse=True, max_candidates=2048),
     "contrastive-dense": continuous("contrastive", learned=True),
     "softmax": softmax,
     "adaptive": adaptive,

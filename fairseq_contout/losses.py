@@ -5,7 +5,7 @@ every function returns ``(N,)``. Inputs are float32 or float64; the criterions c
 """
 
 import math
-from typing import Optional
+from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -179,6 +179,7 @@ def contrastive_loss(
     log_q: Tensor,
     label_smoothing: float = 0.0,
     outside: Optional[Tensor] = None,
+    own: Optional[Tuple[Tensor, Tensor]] = None,
 ) -> Tensor:
     """Cross-entropy of the target among candidates, corrected for how they were sampled.
 
@@ -194,17 +195,25 @@ def contrastive_loss(
         log_q: log-probability Q of each candidate to be one, ``(M,)``; zeros for no correction.
         label_smoothing: ε in 0..1.
         outside: scores of negatives that are rows of no table, ``(N, E)``: terms of L alone.
+        own: score and log Q of each target, ``(N,)`` both, where not every target has a column:
+            ``positive`` is then the column that they replace in L.
 
     Source: Sébastien Jean, Kyunghyun Cho, Roland Memisevic and Yoshua Bengio (2015), On Using Very
     Large Target Vocabulary for Neural Machine Translation, https://aclanthology.org/P15-1001 (the
     correction); Nathan Godey, Éric de la Clergerie and Benoît Sagot (2023), Headless Language
     Models, https://arxiv.org/abs/2309.08351 (candidates from the batch)
     """
+    place = positive.unsqueeze(1)
     compared = logits - log_q
+    if own is None:
+        target = logits.gather(1, place).squeeze(1)
+    else:
+        target, target_log_q = own
+        compared = compared.scatter(1, place, (target - target_log_q).unsqueeze(1))
     if outside is not None:
         compared = torch.cat((compared, outside), dim=-1)
     total = compared.logsumexp(dim=-1)
-    losses = total - logits.gather(1, positive.unsqueeze(1)).squeeze(1)
+    losses = total - target
     if label_smoothing:
         mean = logits @ torch.softmax(-log_q, dim=-1)
         losses = (1 - label_smoothing) * losses + label_smoothing * (total - mean)

@@ -1,5 +1,8 @@
 """Which rows a contrastive loss compares with, and how probable each of them was to be there."""
 
+import math
+from typing import Tuple
+
 import torch
 from torch import Tensor
 
@@ -51,3 +54,30 @@ def log_inclusion(text: Tensor, tokens: int, drawn: Tensor, samples: int) -> Ten
     """
     missing = tokens * torch.log1p(-text) + samples * torch.log1p(-drawn)
     return torch.log(-torch.expm1(missing))
+
+
+def kept_candidates(
+    candidates: Tensor, log_q: Tensor, positive: Tensor, number: int
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Keep some candidates, drawn uniformly: what a batch costs then grows with its tokens alone.
+
+    A target that is not kept takes the column of a kept one, drawn uniformly, too: each token is
+    compared with number - 1 of the M - 1 others, all of them equally probable, so that
+    Q'_w = Q_w (number - 1) / (M - 1) leaves the estimate of the log-normaliser's exponential what
+    it was on average.
+
+    Args:
+        candidates: rows, ``(M,)``.
+        log_q: log Q of each to be a candidate, ``(M,)``.
+        positive: column of each target, ``(N,)``.
+        number: how many to keep, 1 < number < M.
+
+    Returns:
+        The kept rows, ``(number,)``; their log Q', ``(number,)``; the column that each target
+        has or takes, ``(N,)``.
+    """
+    kept = torch.randperm(len(candidates), device=candidates.device)[:number]
+    column = torch.randint(number, (len(candidates),), device=candidates.device)
+    column[kept] = torch.arange(number, device=candidates.device)
+    correction = math.log((number - 1) / (len(candidates) - 1))
+    return candidates[kept], log_q[kept] + correction, column[positive]

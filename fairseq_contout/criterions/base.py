@@ -13,14 +13,8 @@ from torch import Tensor
 
 from fairseq_contout.calibration import calibration_error
 from fairseq_contout.criterions.monitor import MONITORS, monitor
-from fairseq_contout.criterions.terms import (
-    ContrastiveTerm,
-    TermsConfig,
-    check_read,
-    check_terms,
-    dispersion_term,
-    doubled,
-)
+from fairseq_contout.criterions.term_options import TermsConfig, check_read, check_terms
+from fairseq_contout.criterions.terms import ContrastiveTerm, dispersion_term, doubled
 from fairseq_contout.losses import cosine_loss, cosine_similarity
 
 

@@ -3,7 +3,8 @@
 from fairseq.criterions import register_criterion
 
 from fairseq_contout.criterions.base import ContinuousCriterion, ContinuousCriterionConfig
-from fairseq_contout.criterions.terms import CONTRASTIVE_OPTIONS, ContrastiveTerm
+from fairseq_contout.criterions.term_options import CONTRASTIVE_OPTIONS
+from fairseq_contout.criterions.terms import ContrastiveTerm
 
 
 @register_criterion("contrastive", dataclass=ContinuousCriterionConfig)

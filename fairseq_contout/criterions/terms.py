@@ -1,155 +1,17 @@
 """Terms that a criterion on embeddings is, or can add to its loss: contrastive, and dispersion."""
 
-from dataclasses import dataclass, field
-
 import torch
 import torch.distributed as dist
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from torch import Tensor, nn
 
+from fairseq_contout.criterions.term_options import SCALE_RANGE
 from fairseq_contout.dispersion import great_circles, sliced_dispersion
 from fairseq_contout.losses import contrastive_loss, synthetic_negative
-from fairseq_contout.sampling import draw, log_inclusion, unigram
+from fairseq_contout.sampling import draw, kept_candidates, log_inclusion, unigram
 from fairseq_contout.scores import DEFAULT_SCALE
-
-#: Bounds of the learned scale: below, nothing is told apart; above, gradients explode.
-SCALE_RANGE = (0.5, 200.0)
-
 
 #: Tokens that the dictionary's counts are worth beside the target tokens seen in training.
 PRIOR_TOKENS = 1000
-
-
-@dataclass
-class TermsConfig(FairseqDataclass):
-    """Options of the terms, which every criterion on embeddings has."""
-
-    contrastive_weight: float = field(
-        default=0.0,
-        metadata={"help": "add this times the contrastive loss, >= 0; 0 leaves it out"},
-    )
-    sampled_negatives: int = field(
-        default=1024,
-        metadata={
-            "help": "contrastive: rows drawn for each batch to compare with, beside the distinct "
-            "target tokens of the batch, >= 0"
-        },
-    )
-    negative_power: float = field(
-        default=0.0,
-        metadata={
-            "help": "contrastive: rows are drawn with probability ~ count^power, 0..1; 0 is "
-            "uniform, 1 the unigram distribution"
-        },
-    )
-    no_sampling_correction: bool = field(
-        default=False,
-        metadata={
-            "help": "contrastive: do not correct the logits by the log-probability of a row to be "
-            "compared with"
-        },
-    )
-    label_smoothing: float = field(
-        default=0.0, metadata={"help": "contrastive, hybrid: label smoothing, 0 <= x < 1"}
-    )
-    additive_margin: float = field(
-        default=0.0,
-        metadata={
-            "help": "contrastive: by how much the target's cosine must be ahead (AM-softmax), 0..2"
-        },
-    )
-    contrastive_synthetic: ChoiceEnum(["none", "projection", "difference"]) = field(
-        default="none",
-        metadata={
-            "help": "contrastive: a synthetic negative for each token, as in syn_margin: the part "
-            "of h orthogonal to e (projection) or h - e (difference), both of norm 1"
-        },
-    )
-    initial_scale: float = field(
-        default=0.0,
-        metadata={
-            "help": "contrastive, hybrid: inverse temperature at the start of training, which is "
-            "then learned, > 0; 0 takes the default of the score"
-        },
-    )
-    consistency_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "predict each batch twice, with other units dropped out, and add this times "
-            "1 - cos of the two predictions of a token, >= 0; 0 predicts once"
-        },
-    )
-    dispersion_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "add this times the sliced dispersion of a learned table, >= 0, against "
-            "collapse; 0 leaves it out"
-        },
-    )
-    dispersion_circles: int = field(
-        default=16, metadata={"help": "great circles drawn for the dispersion in each batch, > 0"}
-    )
-    dispersion_rows: int = field(
-        default=8192,
-        metadata={"help": "rows drawn for the dispersion when the table has more, > 1"},
-    )
-
-
-def check_terms(cfg):
-    """Check the options of the terms.
-
-    Raises:
-        ValueError: a value out of its range, with the range.
-    """
-    rules = (
-        ("contrastive_weight", cfg.contrastive_weight >= 0, "0 or more"),
-        ("sampled_negatives", cfg.sampled_negatives >= 0, "0 or more"),
-        ("negative_power", 0 <= cfg.negative_power <= 1, "between 0 (uniform) and 1 (unigram)"),
-        ("label_smoothing", 0 <= cfg.label_smoothing < 1, "0 or more and less than 1"),
-        ("additive_margin", 0 <= cfg.additive_margin <= 2, "between 0 and 2"),
-        (
-            "initial_scale",
-            cfg.initial_scale == 0 or SCALE_RANGE[0] <= cfg.initial_scale <= SCALE_RANGE[1],
-            f"0 (the default of the score) or between {SCALE_RANGE[0]} and {SCALE_RANGE[1]}",
-        ),
-        ("consistency_weight", cfg.consistency_weight >= 0, "0 or more"),
-        ("dispersion_weight", cfg.dispersion_weight >= 0, "0 or more"),
-        ("dispersion_circles", cfg.dispersion_circles >= 1, "1 or more"),
-        ("dispersion_rows", cfg.dispersion_rows >= 2, "2 or more"),
-    )
-    for name, kept, rule in rules:
-        if not kept:
-            raise ValueError(
-                f"--{name.replace('_', '-')} must be {rule}, but is {getattr(cfg, name)}"
-            )
-
-
-#: Options that only the contrastive loss reads; ``hybrid`` reads those of the second line, too.
-CONTRASTIVE_OPTIONS = (
-    *("sampled_negatives", "negative_power", "no_sampling_correction", "additive_margin"),
-    *("contrastive_synthetic", "label_smoothing", "initial_scale"),
-)
-
-
-def check_read(cfg, read: tuple):
-    """Refuse options of the contrastive loss that nothing would read.
-
-    Args:
-        cfg: options of a criterion without the contrastive term.
-        read: those that the criterion reads itself.
-
-    Raises:
-        ValueError: one of the others is set.
-    """
-    defaults = TermsConfig()
-    for name in CONTRASTIVE_OPTIONS:
-        value = getattr(cfg, name)
-        if name not in read and str(value) != str(getattr(defaults, name)):
-            raise ValueError(
-                f"--{name.replace('_', '-')} {value} shapes the contrastive loss, which is not "
-                "part of this criterion; give --criterion contrastive or --contrastive-weight 1, "
-                "or leave it out"
-            )
 
 
 def all_tokens(target: Tensor) -> Tensor:
@@ -244,10 +106,20 @@ class ContrastiveTerm(nn.Module):
             found = log_inclusion(share, len(tokens), drawn[candidates], number)
             # </s> ends every sentence and is in every batch, also in the first
             log_q = found.masked_fill(candidates.eq(self.dictionary.eos()), 0).to(hidden.dtype)
+        own = None
+        if 0 < self.cfg.max_candidates < len(candidates):
+            own_score = table.logits_with(hidden, table.rows(target), scale).squeeze(1)
+            own = own_score, log_q[positive]
+            candidates, log_q, positive = kept_candidates(
+                candidates, log_q, positive, self.cfg.max_candidates
+            )
         logits = table.logits_of(hidden, candidates, scale)
         if self.cfg.additive_margin:
             ahead = table.margin_logits(hidden, self.cfg.additive_margin, scale)
-            logits = logits.scatter_add(1, positive.unsqueeze(1), -ahead.unsqueeze(1))
+            if own is None:
+                logits = logits.scatter_add(1, positive.unsqueeze(1), -ahead.unsqueeze(1))
+            else:
+                own = own[0] - ahead, own[1]
         outside = None
         if self.cfg.contrastive_synthetic != "none":
             with torch.no_grad():  # a negative is made, not moved
@@ -255,7 +127,7 @@ class ContrastiveTerm(nn.Module):
                     hidden, table.rows(target), self.cfg.contrastive_synthetic
                 )
             outside = table.logits_with(hidden, made, scale)
-        return contrastive_loss(logits, positive, log_q, self.cfg.label_smoothing, outside)
+        return contrastive_loss(logits, positive, log_q, self.cfg.label_smoothing, outside, own)
 
 
 def doubled(net_input: dict) -> dict:
