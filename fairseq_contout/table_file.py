@@ -22,6 +22,11 @@ _NORM_TOLERANCE = 1e-3
 _CHECKED_ROWS = 1 << 16
 
 
+def dictionary_beside(path) -> Path:
+    """Return where a table's own dictionary is unless one says otherwise: beside the table."""
+    return Path(path).with_suffix(".dict.txt")
+
+
 def _first(indices: Tensor) -> str:
     shown = ", ".join(str(i) for i in indices[:5].tolist())
     return shown + (", …" if len(indices) > 5 else "")

@@ -68,12 +68,16 @@ class TableEmbedding(nn.Module):
 
     def __init__(self, table: TargetTable, embed_dim: int, padding_idx: int):
         super().__init__()
-        # a list hides the table from state_dict: it is there once already, with the output
-        self._table = [table]
+        self.read_from(table)
         self.embedding_dim = embed_dim
         self.padding_idx = padding_idx
         self.projection = nn.Linear(table.dim, embed_dim, bias=False)
         nn.init.normal_(self.projection.weight, std=embed_dim**-0.5)
+
+    def read_from(self, table: TargetTable):
+        """Read the rows of a table of the same dimension."""
+        # a list hides the table from state_dict: it is there once already, with the output
+        self._table = [table]
 
     def forward(self, tokens: Tensor) -> Tensor:
         rows = self._table[0].input_rows(tokens).to(self.projection.weight.dtype)

@@ -6,18 +6,20 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from fairseq_contout.tasks.nearest import OverNearestRows, SearchConfig, knn_field
+from fairseq_contout.tasks.new_table import NewTableConfig, WithNewTable
 
 
 @dataclass
-class ContinuousTranslationConfig(TranslationConfig, SearchConfig):
+class ContinuousTranslationConfig(TranslationConfig, SearchConfig, NewTableConfig):
     """Options of ``continuous_translation``."""
 
     knn: int = knn_field("translation")
 
 
 @register_task("continuous_translation", dataclass=ContinuousTranslationConfig)
-class ContinuousTranslationTask(OverNearestRows, TranslationTask):
+class ContinuousTranslationTask(OverNearestRows, WithNewTable, TranslationTask):
     """Translation that never makes a tensor of the vocabulary's size while it decodes.
 
     Training is that of ``translation``, and either task decodes the checkpoints of the other.
+    With ``--new-table`` words are produced that no training has seen.
     """
