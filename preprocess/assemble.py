@@ -44,22 +44,42 @@ def word_rows(symbols, args):
         ValueError: see the sources; a missing word or duplicates where that is an error.
     """
     rows, origin, spare = SOURCES[args.source](symbols, args)
+    check_finite(symbols, rows, args.vectors)
+    rows, origin = shape_rows(symbols, rows, origin, args)
+    return rows, origin, spare
+
+
+def check_finite(symbols, rows, path):
+    """Check that vectors are numbers.
+
+    Raises:
+        ValueError: some are not; names their symbols.
+    """
     if not np.isfinite(rows).all():
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         raise ValueError(
-            f"{args.vectors}: vectors must be finite, but {len(bad)} hold NaN or infinity "
-            f"({_some(symbols, bad)}); the training diverged, lower its --lr"
+            f"{path}: vectors must be finite, but {len(bad)} hold NaN or infinity "
+            f"({some(symbols, bad)}); the training diverged, lower its --lr"
         )
+
+
+def shape_rows(symbols, rows, origin, args):
+    """Return unit rows of words ``(n, d)`` and their origins, from what a source gave.
+
+    Raises:
+        ValueError: a missing word or duplicates where that is an error.
+    """
     known = [i for i, name in enumerate(origin) if name is not None]
     missing = [i for i, name in enumerate(origin) if name is None]
     if missing and args.missing == "error":
         raise ValueError(
             f"{args.vectors}: must have a vector for every symbol, but has none for {len(missing)} "
-            f"({_some(symbols, missing)}); give --missing random, or other vectors"
+            f"({some(symbols, missing)}); give --missing random, or other vectors"
         )
     rows[known] = drawing.unit(rows[known])
     if args.center or args.remove_components:
-        rows[known] = shaping.remove_components(rows[known], args.remove_components or 0)
+        found = shaping.find_components(rows[known], args.remove_components or 0)
+        rows[known] = shaping.remove_components(rows[known], *found)
     rng = drawing.generator(args.seed, drawing.ROWS)
     if missing:
         rows[missing] = drawing.sphere(*rows.shape, rng)[missing]
@@ -72,14 +92,15 @@ def word_rows(symbols, args):
     elif len(again := shaping.find_duplicates(rows)):
         raise ValueError(
             f"{args.vectors or args.source}: two words must not share one row, but {len(again)} "
-            f"repeat others ({_some(symbols, again)}); give --duplicates turn, or other vectors"
+            f"repeat others ({some(symbols, again)}); give --duplicates turn, or other vectors"
         )
     for i in turned:
         origin[i] = PERTURBED
-    return rows, origin, spare
+    return rows, origin
 
 
-def _some(symbols, indices) -> str:
+def some(symbols, indices) -> str:
+    """Return the first of the symbols with some indices, for a message."""
     names = ", ".join(symbols[i] for i in indices[:5])
     return names + (", …" if len(indices) > 5 else "")
 

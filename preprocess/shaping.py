@@ -15,8 +15,27 @@ SAME = 1e-4
 TURN = 0.05
 
 
-def remove_components(rows: np.ndarray, count: int) -> np.ndarray:
-    """Subtract the mean of unit rows and then their ``count`` main directions; unit rows again.
+def find_components(rows: np.ndarray, count: int):
+    """Return the mean ``(d,)`` of unit rows and their ``count`` main directions ``(d, count)``.
+
+    Raises:
+        ValueError: ``count`` ≥ d.
+    """
+    if count >= rows.shape[1]:
+        raise ValueError(
+            f"--remove-components must be less than the dimension ({rows.shape[1]}), but is "
+            f"{count}; the paper takes dimension / 100"
+        )
+    mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    if not count:
+        return mean, np.zeros((rows.shape[1], 0), dtype=np.float32)
+    centred = rows - mean
+    covariance = centred.T.astype(np.float64) @ centred
+    return mean, np.linalg.eigh(covariance)[1][:, -count:].astype(np.float32)
+
+
+def remove_components(rows: np.ndarray, mean: np.ndarray, main: np.ndarray) -> np.ndarray:
+    """Subtract from unit rows a mean and then the part along some directions; unit rows again.
 
     x ← x - μ;  x ← x - Σ_k (x · u_k) u_k, where u_k are the first principal components.
 
@@ -24,17 +43,10 @@ def remove_components(rows: np.ndarray, count: int) -> np.ndarray:
     Representations*, ICLR 2018, https://arxiv.org/abs/1702.01417.
 
     Raises:
-        ValueError: ``count`` ≥ d, or a row lies within what is removed.
+        ValueError: a row lies within what is removed.
     """
-    if count >= rows.shape[1]:
-        raise ValueError(
-            f"--remove-components must be less than the dimension ({rows.shape[1]}), but is "
-            f"{count}; the paper takes dimension / 100"
-        )
-    centred = rows - rows.mean(axis=0, dtype=np.float64).astype(np.float32)
-    if count:
-        covariance = centred.T.astype(np.float64) @ centred
-        main = np.linalg.eigh(covariance)[1][:, -count:].astype(np.float32)
+    centred = rows - mean
+    if main.shape[1]:
         centred = centred - (centred @ main) @ main.T
     norms = np.linalg.norm(centred, axis=1)
     if (norms < 1e-6).any():
