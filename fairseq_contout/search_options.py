@@ -4,11 +4,12 @@ from dataclasses import dataclass, fields
 from typing import Optional
 
 from fairseq_contout.approximate import ApproximateSearch
+from fairseq_contout.candidate_lists import ListSearch
 from fairseq_contout.searchers import ExactSearch, Searcher
 from fairseq_contout.shortlist import ShortlistSearch
 
 #: What ``--knn-search`` may be.
-SEARCHES = ("exact", "hnsw", "ivf", "ivfpq", "shortlist")
+SEARCHES = ("exact", "hnsw", "ivf", "ivfpq", "shortlist", "lists")
 #: What ``--knn-rows`` may be.
 ROW_TYPES = ("float32", "bfloat16", "int8")
 #: Searches that look into a FAISS index.
@@ -26,6 +27,7 @@ _OWNERS = {
     "ivf_probes": ("ivf", "ivfpq"),
     "pq_bytes": ("ivfpq",),
     "shortlist": ("shortlist",),
+    "candidate_lists": ("lists",),
 }
 #: Option → the least that it may be.
 _LEAST = {
@@ -71,6 +73,7 @@ class SearchOptions:
     ivf_probes: Optional[int] = None
     pq_bytes: Optional[int] = None
     shortlist: Optional[str] = None
+    candidate_lists: Optional[str] = None
 
     def __post_init__(self):
         if self.knn_search not in SEARCHES:
@@ -128,4 +131,6 @@ def make_searcher(options: SearchOptions, table) -> Searcher:
         return ApproximateSearch(table, options)
     if options.knn_search == "shortlist":
         return ShortlistSearch(table, options.shortlist)
+    if options.knn_search == "lists":
+        return ListSearch(table)
     return ExactSearch(table, options.get("knn_rows"))

@@ -8,6 +8,7 @@ search         looks at                        normaliser of the probabilities
 ``ivf``        … : clusters of rows            fixed random sample
 ``ivfpq``      … : clusters of short codes
 ``shortlist``  words likely given the source   exact over the shortlist
+``lists``      words listed for the sentence   exact over the list
 =============  ==============================  ===========================================
 
 Special symbols are no part of a search: they are always candidates, scored by the table itself.

@@ -74,9 +74,13 @@ class ShortlistSearch(Searcher):
         if self._best.device != sources.device:
             self._best = self._best.to(sources.device)
             self._frequent = self._frequent.to(sources.device)
-        self._words = _distinct(self._best[sources].flatten(1))  # B x M
-        self._rows = self.table.rows(self._words.clamp(min=0))  # B x M x d
-        self._sentences = torch.arange(len(sources), device=sources.device)
+        self._hold(self._best[sources].flatten(1))
+
+    def _hold(self, words: Tensor):
+        """Keep the words of a batch's sentences ``(B, M)``, -1 for none, and their rows."""
+        self._words = _distinct(words)
+        self._rows = self.table.rows(self._words.clamp(min=0))  # B x M' x d
+        self._sentences = torch.arange(len(words), device=words.device)
 
     def reorder(self, order: Tensor):
         """Follow fairseq's generator: beam i is now of the sentence that ``order[i]`` was of.

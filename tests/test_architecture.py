@@ -13,6 +13,7 @@ FLOORS = {
     "sampling": 0, "dispersion": 0, "files": 0, "lexicon_file": 0,
     "target_table": 1, "learned_table": 1, "kept_table": 1, "knn": 1, "searchers": 1,
     "search_options": 1, "candidates": 1, "approximate": 1, "faiss_index": 1, "shortlist": 1,
+    "candidate_lists": 1,
     "generator": 2, "contextual": 2,
     "criterions": 3, "models": 3, "tasks": 3, "optim": 3,
     "": 4,

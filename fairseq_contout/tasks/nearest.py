@@ -36,7 +36,8 @@ class SearchConfig(FairseqDataclass):
         default="exact",
         metadata={
             "help": "exact: all rows; hnsw, ivf, ivfpq: a FAISS index, for very large tables; "
-            "shortlist: words likely given the source (--shortlist)"
+            "shortlist: words likely given the source (--shortlist); lists: the words that are "
+            "listed for each sentence (--candidate-lists, or after a tab in fairseq-interactive)"
         },
     )
     knn_rows: Optional[str] = _option(
@@ -65,6 +66,10 @@ class SearchConfig(FairseqDataclass):
     )
     shortlist: Optional[str] = _option(
         "shortlist: the lexicon's file, made with preprocess/build_lexicon.py"
+    )
+    candidate_lists: Optional[str] = _option(
+        "lists: text file with a line for each sentence of the data: the words that may be its "
+        "translation's, as the target text is tokenised and segmented"
     )
 
 
