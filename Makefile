@@ -6,7 +6,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-compare test lint format test-slow test-recipes corpus clean
+.PHONY: help venv demo demo-compare demo-new-word test lint format test-slow test-recipes corpus clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -21,6 +21,9 @@ demo-compare: demo ## the same, and fairseq's softmax on the same text beside it
 	@PYTHON=$(PYTHON) OMP_NUM_THREADS=2 PREP_DIR=demo-out/prep RECIPE=softmax OUT_DIR=demo-out/softmax \
 		examples/demo/run.sh
 	@$(PYTHON) examples/lib/results_table.py demo-out/results.jsonl demo-out/softmax/results.jsonl
+
+demo-new-word: demo ## the demonstration's model learns a word while it runs; then you may type
+	@$(PYTHON) examples/demo/new_word.py
 
 lint: venv ## check format and style
 	@echo "lint: ruff"

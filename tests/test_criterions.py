@@ -38,6 +38,22 @@ def assert_same_gradients(one, other, factor=1.0):
         torch.testing.assert_close(factor * one[name], other[name], rtol=2e-4, atol=2e-5, msg=name)
 
 
+@pytest.mark.parametrize("name", ["cosine", "contrastive", "hybrid"])
+def test_unknown_words_may_be_left_out(name, tmp_path, dictionary):
+    model, sample = make_model(tmp_path, dictionary, name), make_batch(dictionary)
+    unknown = torch.zeros_like(sample["target"], dtype=torch.bool)
+    unknown[0, 2] = unknown[1, 0] = True
+    sample["target"][unknown] = dictionary.unk()
+    criterion = make_criterion(name, dictionary, skip_unknown=True).eval()
+    model.eval()
+    total, size, log = criterion(model, sample)
+    assert size == log["ntokens"] == log["validated"] == 16
+    every = make_criterion(name, dictionary).eval()
+    by_token, more, _ = every(model, sample, reduce=False)
+    assert more == 18
+    torch.testing.assert_close(by_token.masked_fill(unknown, 0).sum(), total)
+
+
 @pytest.mark.parametrize("name", CRITERIONS)
 def test_loss_is_the_sum_over_real_tokens(name, tmp_path, dictionary):
     model, sample = make_model(tmp_path, dictionary, name), make_batch(dictionary)

@@ -129,7 +129,7 @@ average() {
 
 # decode NAME BIN_DIR BEAM LENPEN [SUBSET]: translations to OUT_DIR/decode/NAME.beamN.log
 decode() {
-  local name=$1 data=$2 beam=$3 lenpen=$4 subset=${5:-test} options
+  local name=$1 data=$2 beam=$3 lenpen=$4 subset=${5:-test} options text
   # with its default multiple of 8, fairseq 0.12.3 silently leaves out the sentences that are over
   options=(--source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG" --gen-subset "$subset"
     --beam "$beam" --lenpen "$lenpen" --batch-size "${DECODE_BATCH:-64}" --required-batch-size-multiple 1)
@@ -138,9 +138,11 @@ decode() {
     sentencepiece) options+=(--remove-bpe=sentencepiece) ;;
   esac
   # shellcheck disable=SC2206 # a list of options, split on blanks on purpose
-  options+=($GENERATE_OPTIONS)
+  options+=($GENERATE_OPTIONS ${DECODE_OPTIONS[@]+"${DECODE_OPTIONS[@]}"})
+  text=("$data/$subset".*.bin)
+  [ -f "${text[0]}" ] || text=("$data/$subset".*) # --dataset-impl raw
   stage_again "$OUT_DIR" "decode-$name-beam$beam" \
-    "${options[*]} model=$(checksum "$WEIGHTS") data=$(checksum "$data/$subset".*.bin)" \
+    "${options[*]} model=$(checksum "$WEIGHTS") data=$(checksum "${text[@]}")" \
     run_decoding "$data" "$OUT_DIR/decode/$name.beam$beam.log" "${options[@]}"
 }
 
@@ -229,12 +231,17 @@ evaluate_one() {
   score "$1" "$(reference "$3")" "$4" "$3"
 }
 
-evaluate() {
-  local prefix prefixes name lines=()
+# Set WEIGHTS, the checkpoint to decode with, and BEST_LENPEN.
+choose_weights() {
   WEIGHTS="$OUT_DIR/checkpoints/checkpoint_$CHECKPOINT.pt"
   [ "$CHECKPOINT" != average ] || average
   [ -f "$WEIGHTS" ] || die "$WEIGHTS does not exist although the training ended; train without options that save nothing"
   tune_lenpen
+}
+
+evaluate() {
+  local prefix prefixes name lines=()
+  choose_weights
   IFS=, read -r -a prefixes <<<"$TEST_SETS"
   for prefix in ${prefixes[@]+"${prefixes[@]}"}; do
     name=${prefix##*/}

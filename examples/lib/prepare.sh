@@ -22,7 +22,7 @@ prepare() {
   stage "$PREP_DIR" subwords "$SUBWORD_METHOD $SUBWORDS seed=$PREP_SEED" stage_subwords
   stage "$PREP_DIR" binarise "fairseq-preprocess${PREPROCESS_OPTIONS[*]+ ${PREPROCESS_OPTIONS[*]}}${BINARISE_INPUTS:+ $BINARISE_INPUTS}" stage_binarise
   TABLE='' ENCODER_VECTORS='' DECODER_VECTORS=''
-  [ "$OUTPUT" != frozen ] || prepare_table target
+  [ "$OUTPUT" != frozen ] || prepare_table "$TABLE_TEXT"
   case $INITIAL in
     table | language-model) prepare_table both ;;
   esac
@@ -49,6 +49,11 @@ joined_dictionary() {
 # A learned table is then the decoder's input embedding, too.
 tied_table() {
   [[ "${SOFTMAX_OPTIONS[*]-}" == *--share-* ]]
+}
+
+# The decoder reads rows of the frozen table.
+reads_table() {
+  [ "$OUTPUT" = frozen ] && [[ " ${CONTINUOUS_OPTIONS[*]-}" == *" --decoder-input table"* ]]
 }
 
 # fasttext_names SIDE: the text that fastText reads, of the target language; where SIDE is both, the
@@ -81,7 +86,9 @@ prepare_inputs() {
   else
     export_inputs "$SOURCE_LANG"
     ENCODER_VECTORS=$EXPORTED
-    if [ "$INITIAL" = inputs ] || ! tied_table; then
+    if reads_table; then
+      : # through a projection: the decoder has no embeddings
+    elif [ "$INITIAL" = inputs ] || ! tied_table; then
       export_inputs "$TARGET_LANG"
       DECODER_VECTORS=$EXPORTED
     fi

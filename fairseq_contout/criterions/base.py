@@ -1,7 +1,7 @@
 """What all criterions on embeddings share: masking, table look-up, reduction and logging."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Dict, List
 
 import torch
@@ -23,6 +23,13 @@ class ContinuousCriterionConfig(TermsConfig):
     """Options of every criterion on embeddings."""
 
     sentence_avg: bool = II("optimization.sentence_avg")
+    skip_unknown: bool = field(
+        default=False,
+        metadata={
+            "help": "target tokens that are <unk> do not count, so that predictions of unknown "
+            "words are free to point where such words may stand in a table of more words"
+        },
+    )
 
 
 #: Attribute of a task for which a model with a continuous output was built, with the kind of its
@@ -81,6 +88,7 @@ class ContinuousCriterion(FairseqCriterion):
             )
         self.cfg = cfg
         self.sentence_avg = cfg.sentence_avg
+        self.unknown_idx = task.target_dictionary.unk()
         self._calibrating = False
         # without it a criterion has no parameters, and fairseq does not wrap or save any
         self.contrastive = None
@@ -103,9 +111,10 @@ class ContinuousCriterion(FairseqCriterion):
     def forward(self, model, sample, reduce=True):
         """Compute the summed loss of a batch, its sample size and what is logged.
 
-        The loss is summed over the tokens that are no padding. ``sample_size``, by which fairseq
-        divides the gradient, is their number, or the number of sentences under ``--sentence-avg``.
-        With ``reduce=False`` the loss is ``(B, T)``, 0 at padding.
+        The loss is summed over the tokens that are no padding (with ``--skip-unknown``, and no
+        ``<unk>``). ``sample_size``, by which fairseq divides the gradient, is their number, or the
+        number of sentences under ``--sentence-avg``. With ``reduce=False`` the loss is ``(B, T)``,
+        0 where nothing counts.
 
         Raises:
             ValueError: the model has no continuous output.
@@ -116,6 +125,8 @@ class ContinuousCriterion(FairseqCriterion):
         net_output = model(**(doubled(net_input) if twice else net_input))
         target = model.get_targets(sample, net_output)
         real = target.ne(self.padding_idx)  # B x T
+        if self.cfg.skip_unknown:
+            real = real & target.ne(self.unknown_idx)
         predicted = net_output[0]
         if predicted.dtype in (torch.float16, torch.bfloat16):
             predicted = predicted.float()  # norms and normalisers overflow or lose digits below

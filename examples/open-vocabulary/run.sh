@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Words that were never trained as targets: Multi30k, German → English, word by word. The target table
+# has the TRAINED_WORDS (3000) most frequent words in training; decoding has all words of the training
+# text, with rows of the same fastText model.
+#
+#   [DATA_DIR=…] examples/open-vocabulary/run.sh OUT_DIR [more fairseq-train options]
+#
+# DATA_DIR is that of multi30k.de-en. Trained are a continuous output (RECIPE, best-frozen, or another with
+# a frozen table) and fairseq's softmax over the same words. The last line is a JSON object with BLEU, and
+# recall and precision of the words that were no targets, for each way to decode:
+#   base, base-replace-unk          the continuous output over the trained words
+#   extended                        the same model with --new-table
+#   softmax, softmax-replace-unk    the softmax
+# TABLE_TEXT (both) is what fastText reads: both languages, words interleaved, so that a source word is
+# near its translation, or target. SKIP_UNKNOWN (1): the continuous output is not trained to predict <unk>.
+# LENPEN, BEAM, SEED, TABLE_DIM, … are those of the other recipes (examples/multi30k.de-en/run.sh --help).
+set -euo pipefail
+# shellcheck source=../lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+
+SOURCE_LANG=de TARGET_LANG=en SUBWORD_METHOD=none
+: "${TRAINED_WORDS:=3000}" "${TABLE_TEXT:=both}" "${SKIP_UNKNOWN:=1}"
+[[ $TRAINED_WORDS =~ ^[1-9][0-9]*$ ]] || die "TRAINED_WORDS must be a number of words, 1 or more, but is $TRAINED_WORDS"
+# shellcheck source=../lib/multi30k.sh
+. "$LIB/multi30k.sh"
+
+SET=open-vocabulary CONTINUOUS=${RECIPE:-best-frozen}
+CONTINUOUS_OPTIONS=(--decoder-input table)
+[ "$SKIP_UNKNOWN" = 0 ] || CONTINUOUS_OPTIONS+=(--skip-unknown)
+PREPROCESS_OPTIONS=(--nwordstgt $((TRAINED_WORDS + 4))) # and four special symbols
+
+usage() {
+  sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
+}
+
+# The test text as text: --replace-unk wants it, and a larger table knows more of it.
+stage_text() {
+  binarise "$PREP_DIR/text" --testpref "$PIECES/test" --dataset-impl raw \
+    --srcdict "$BIN_DIR/dict.$SOURCE_LANG.txt" --tgtdict "$BIN_DIR/dict.$TARGET_LANG.txt"
+}
+
+stage_extend() {
+  fasttext_names "$TABLE_TEXT"
+  tr ' ' '\n' <"$PIECES/train.$TARGET_LANG" | LC_ALL=C sort -u >"$PREP_DIR/words"
+  "$PYTHON" "$ROOT/preprocess/extend_table.py" --table "$TABLE" \
+    --dictionary "$BIN_DIR/dict.$TARGET_LANG.txt" --source original \
+    --vectors "$PREP_DIR/$FASTTEXT_NAME-d$TABLE_DIM-e$FASTTEXT_EPOCHS-s$PREP_SEED.bin" \
+    --words "$PREP_DIR/words" --known skip --output "$EXTENDED"
+}
+
+# translate NAME OPTIONS…: OUT_DIR/decode/NAME.beamN.log
+translate() {
+  local name=$1
+  shift
+  DECODE_OPTIONS=(--dataset-impl raw "$@")
+  [ "$OUTPUT" = softmax ] || DECODE_OPTIONS+=(--task continuous_translation --knn 32)
+  decode "$name" "$PREP_DIR/text" "$BEAM" "$BEST_LENPEN"
+}
+
+evaluate() { # in place of that of the other recipes
+  choose_weights
+  lock_folder "$PREP_DIR" wait
+  stage "$PREP_DIR" text "" stage_text
+  if [ "$OUTPUT" = frozen ]; then
+    EXTENDED=${TABLE%.safetensors}-extended.safetensors
+    stage "$PREP_DIR" "$(basename "$EXTENDED")" "$(checksum "$TABLE")" stage_extend
+  fi
+  unlock_folder "$PREP_DIR"
+  local name=softmax
+  [ "$OUTPUT" = softmax ] || name=base
+  translate "$name"
+  translate "$name-replace-unk" --replace-unk --print-alignment hard
+  if [ "$OUTPUT" = frozen ]; then
+    translate extended --new-table "$EXTENDED"
+    printf '%s\n' "$EXTENDED" >"$OUT_DIR/extended"
+  fi
+  printf '%s\n' "$BEST_LENPEN" >"$OUT_DIR/lenpen"
+}
+
+score_variants() {
+  local variants=() name
+  for name in base base-replace-unk extended; do
+    variants+=("$name=$OUT/continuous/decode/$name.beam$BEAM.log")
+  done
+  for name in softmax softmax-replace-unk; do
+    variants+=("$name=$OUT/softmax/decode/$name.beam$BEAM.log")
+  done
+  "$PYTHON" "$EXAMPLES/open-vocabulary/score.py" --reference "$PREP_DIR/raw/test.en" \
+    --reference-tokens "$PREP_DIR/clean/test.en" --dictionary "$PREP_DIR/bin/dict.en.txt" \
+    --extended "$(sed 's/safetensors$/dict.txt/' "$OUT/continuous/extended")" --seed "$SEED" \
+    --lenpen "$(cat "$OUT/continuous/lenpen")" --softmax-lenpen "$(cat "$OUT/softmax/lenpen")" \
+    --recipe "$CONTINUOUS" --output "$OUT/results.jsonl" --command "$COMMAND" \
+    --train-log "$OUT/continuous/train.log" --train-stats "$OUT/continuous/train_stats.json" \
+    "${variants[@]}"
+}
+
+if [ "${1:-}" = -h ] || [ "${1:-}" = --help ]; then
+  usage
+  exit 0
+fi
+[ $# -ge 1 ] || { usage >&2; die "OUT_DIR must be given, but was not"; }
+[ "${TABLE_SOURCE}" = fasttext ] && [ -z "${VECTORS:-}" ] || die "TABLE_SOURCE must be fasttext, and VECTORS empty, since new words need vectors of the same space; leave them out"
+recipe_options "$CONTINUOUS"
+[ "$OUTPUT" = frozen ] || die "RECIPE must have a frozen table, whose space new words are of, but is $CONTINUOUS; give best-frozen, contrastive-frozen, cosine, …"
+mkdir -p "$1"
+OUT=$(absolute "$1")
+shift
+: "${PREP_DIR:=$OUT/prep}"
+COMMAND="${GIVEN}RECIPE=$CONTINUOUS examples/open-vocabulary/run.sh OUT_DIR"
+[ $# -eq 0 ] || COMMAND+=$(printf ' %q' "$@")
+(recipe_run "$CONTINUOUS" "$OUT/continuous" "$@")
+(recipe_run softmax "$OUT/softmax" "$@")
+recipe_defaults
+score_variants >&2
+cat "$OUT/results.jsonl"

@@ -1,0 +1,98 @@
+"""Score several ways to decode: BLEU, and how many of the words that were no targets are found.
+
+A word counts as found as often as it is in both the hypothesis and the reference of a sentence:
+recall is that number by the words of the reference, precision by those of the hypotheses.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
+
+from sacremoses import MosesDetokenizer  # noqa: E402
+from score import read_hypotheses, read_lines, score, training_cost, write_result  # noqa: E402
+
+
+def dictionary_words(path: Path) -> set:
+    """Return the words of a fairseq dictionary, without its padding words of count 0."""
+    pairs = (line.rsplit(" ", 1) for line in read_lines(path))
+    return {word for word, count in pairs if count != "0"}
+
+
+def found_words(hypotheses: list, references: list, words: set) -> dict:
+    """Return recall and precision of some words in per cent, and the numbers they are made of.
+
+    Precision is None where no hypothesis has such a word.
+
+    Raises:
+        ValueError: no reference has such a word.
+    """
+    right = told = wanted = 0
+    for hypothesis, reference in zip(hypotheses, references):
+        there = Counter(word for word in hypothesis.split() if word in words)
+        expected = Counter(word for word in reference.split() if word in words)
+        right += sum((there & expected).values())
+        told, wanted = told + sum(there.values()), wanted + sum(expected.values())
+    if not wanted:
+        raise ValueError(
+            "the references must have words that were no targets, but have none; train with fewer "
+            "(TRAINED_WORDS)"
+        )
+    return {
+        "recall": round(100 * right / wanted, 2),
+        "precision": round(100 * right / told, 2) if told else None,
+        "found": right,
+        "produced": told,
+        "wanted": wanted,
+    }
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("variants", nargs="+", metavar="NAME=LOG", help="of fairseq-generate")
+    parser.add_argument("--reference", type=Path, required=True, help="as published")
+    parser.add_argument("--reference-tokens", type=Path, required=True)
+    parser.add_argument("--dictionary", type=Path, required=True, help="of the training")
+    parser.add_argument("--extended", type=Path, required=True, help="dictionary with new words")
+    parser.add_argument("--train-log", type=Path, required=True)
+    parser.add_argument("--train-stats", type=Path, required=True)
+    parser.add_argument("--recipe", required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--lenpen", type=float, required=True)
+    parser.add_argument("--softmax-lenpen", type=float, required=True)
+    parser.add_argument("--command", required=True)
+    parser.add_argument("--output", type=Path, required=True, help="JSON file")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse(argv)
+    references, tokens = read_lines(args.reference), read_lines(args.reference_tokens)
+    trained = dictionary_words(args.dictionary)
+    new = dictionary_words(args.extended) - trained
+    detokenizer = MosesDetokenizer(lang="en")
+    result = {"recipe": args.recipe, "test_set": "test_2016_flickr", "seed": args.seed}
+    result.update(trained_words=len(trained), new_words=len(new))
+    for variant in args.variants:
+        name, log = variant.split("=", 1)
+        hypotheses = read_hypotheses(Path(log), len(references))
+        words = found_words(hypotheses, tokens, new)
+        text = [detokenizer.detokenize(line.split()) for line in hypotheses]
+        Path(log).with_suffix(".txt").write_text("\n".join(text) + "\n", encoding="utf-8")
+        scores = score(text, references, tokenized=False, lowercase=True)
+        for signature in ("bleu_signature", "chrf_signature"):
+            result[signature] = scores.pop(signature)
+        result.update(new_words_in_references=words.pop("wanted"))
+        result[name] = {**scores, **words}
+    result.update(lenpen=args.lenpen, softmax_lenpen=args.softmax_lenpen)
+    result.update(training_cost(args.train_log, args.train_stats), command=args.command)
+    write_result(args.output, result)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

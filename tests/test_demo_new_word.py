@@ -1,0 +1,59 @@
+"""examples/demo/new_word.py: a trained model learns words from one sentence each."""
+
+import importlib.util
+import io
+import logging
+import sys
+
+import pytest
+from recipe_data import REPOSITORY
+
+
+@pytest.fixture
+def module():
+    path = REPOSITORY / "examples" / "demo" / "new_word.py"
+    spec = importlib.util.spec_from_file_location("new_word", path)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    yield loaded
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def prepared(corpus, tmp_path):
+    (tmp_path / "bin").symlink_to(corpus.data)
+    (tmp_path / "subwords.codes").symlink_to(corpus.codes)
+    return tmp_path
+
+
+def test_words_are_learned(module, prepared, trained, monkeypatch, capsys):
+    checkpoint = trained("contrastive-learned")
+    # a table of 40 rows: fewer neighbours than the demonstration's
+    options = module.FAIRSEQ_TASK
+    monkeypatch.setitem(options, "knn", 10)
+    learner = module.Learner(checkpoint, prepared)
+    assert learner.translate("x kilu me.") == "kilu me."
+    assert learner.learn("x qa.", "*zebu|ki*.") == "zebu"
+    assert learner.learn("x lu qe.", "lu *yak|me*.") == "yak"
+    assert learner.learn("x lu qe po.", "lu *yak|me* po.") == "yak"
+    assert learner.hub.tgt_dict.symbols[-2:] == ["zebu", "yak"]
+    assert len(learner.examples["yak"]) == 2
+    table = learner.hub.models[0].decoder.continuous_output.table
+    assert len(table.weight) == len(learner.trained) + 2
+    assert learner.translate("x qa.").startswith("zebu")
+    assert learner.translate("x ba do.") == "ba do."  # nothing to do with them
+    talk = "\nx qa.\nx qa. => no word\nx qa. => *ki|me*\nx qa. => *gnu|newt*\n"
+    capsys.readouterr()
+    module.talk(learner, io.StringIO(talk))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("  zebu") and len(lines) == 4
+    assert "must have one new word in asterisks" in lines[1]
+    assert "'ki' is in its dictionary" in lines[2]
+    assert "'newt' is not; take another" in lines[3]
+
+
+def test_the_model_must_be_there(module, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["new_word.py"])
+    with pytest.raises(SystemExit):
+        module.main(["--checkpoint", str(tmp_path / "none.pt")])
+    assert "none.pt: no such file; make demo trains one" in capsys.readouterr().err
