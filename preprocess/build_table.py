@@ -22,7 +22,7 @@ from preprocess.report import frequent_words, make_report, render  # noqa: E402
 from preprocess.sources import SOURCES  # noqa: E402
 
 FILES = ("dictionary", "vectors", "text")
-NOT_OF_THE_ROWS = ("output", "report", "quiet", "show_words", "no_angles")
+NOT_OF_THE_ROWS = ("output", "report", "quiet", "show_words", "angle_rows", "no_angles")
 
 
 def parser() -> Parser:
@@ -73,8 +73,13 @@ def parser() -> Parser:
     parser.add_argument("--report", metavar="FILE.json", help="write the report there too")
     parser.add_argument("--show-words", nargs="*", metavar="WORD", help="whose neighbours to show")
     parser.add_argument(
-        "--no-angles", action="store_true", help="do not compare all pairs of rows (V² d products)"
+        "--angle-rows",
+        type=number(int, 1),
+        default=16384,
+        metavar="N",
+        help="the report compares N rows, drawn if there are more, with all rows (N V d products)",
     )
+    parser.add_argument("--no-angles", action="store_true", help="the report compares no rows")
     parser.add_seed("of all random rows")
     return parser
 
@@ -137,8 +142,9 @@ def build(args):
         origin[i] = name
     weight = torch.from_numpy(table)
 
+    angles = 0 if args.no_angles else args.angle_rows
     report = make_report(
-        weight, origin, dictionary, words_shown, angles=not args.no_angles, quiet=args.quiet
+        weight, origin, dictionary, words_shown, angles=angles, seed=args.seed, quiet=args.quiet
     )
     report["seed"] = args.seed
     report["source"] = describe_source(args)
