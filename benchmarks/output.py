@@ -1,8 +1,29 @@
-"""What every benchmark does with its rows: JSON, and a picture."""
+"""What benchmarks share: options NAME=VALUE, and what is done with rows: JSON, and a picture."""
 
+import argparse
 import json
 import logging
 from pathlib import Path
+
+
+def named(what: str, parse=str):
+    """Return an argparse type: NAME=VALUE becomes a pair of the name and ``parse`` of the value.
+
+    Args:
+        what: the value as error messages call it.
+        parse: raises ValueError for a value that it does not take.
+    """
+
+    def split(text: str) -> tuple:
+        name, _, value = text.partition("=")
+        try:
+            if name and value:
+                return name, parse(value)
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"must be NAME={what}, but is {text}")
+
+    return split
 
 
 def write_json(rows: list, path):

@@ -131,7 +131,11 @@ def test_held_out_text_is_counted(text, capsys):
 @pytest.mark.parametrize(
     "spoil, more, message",
     [
-        (lambda f: (f / "b").write_text("t0\n"), [], "b: must have as many lines as .*a, but ends"),
+        (
+            lambda f: (f / "b").write_text("t0\n"),
+            [],
+            "a and .*b must have the same number of .* and 1;",
+        ),
         (lambda f: [(f / n).write_text("\n") for n in "ab"], [], "a: must hold pairs of 1 to 100"),
         (lambda f: (f / "dict.a").unlink(), [], "dict.a: no such file; make it with fairseq"),
         (lambda f: None, ["--words", "0"], "--words: must be at least 1, but is 0"),
