@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from bleu_over_time import named
-from output import draw_several, write_json
+from output import add_files, draw_several, write_json
 
 #: What is logged, and what the axis is called.
 MONITORS = {
@@ -59,8 +59,7 @@ def main():
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=named, action="append", required=True, metavar="NAME=OUT_DIR")
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--plot", metavar="FILE")
+    add_files(parser)
     arguments = parser.parse_args()
     rows = [row for name, folder in arguments.run for row in read(name, Path(folder))]
     print(f"{'training':24} {'updates':>7} {'cosine':>7} {'angle':>6} {'rank':>6} {'accuracy':>8}")
