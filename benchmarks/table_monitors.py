@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from output import draw_several, named, write_json
+from output import add_files, draw_several, named, write_json
 
 #: What is logged, and what the axis is called.
 MONITORS = {
@@ -60,8 +60,7 @@ def main():
     parser.add_argument(
         "--run", type=named("OUT_DIR"), action="append", required=True, metavar="NAME=OUT_DIR"
     )
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--plot", metavar="FILE")
+    add_files(parser)
     arguments = parser.parse_args()
     rows = [row for name, folder in arguments.run for row in read(name, Path(folder))]
     print(f"{'training':24} {'updates':>7} {'cosine':>7} {'angle':>6} {'rank':>6} {'accuracy':>8}")

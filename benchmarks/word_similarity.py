@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from output import draw, named, write_json
+from output import add_files, draw, named, write_json
 
 SETS = {"wordsim353": "wordsim353.tsv", "simlex999": "simlex999.txt"}
 
@@ -94,8 +94,7 @@ def main():
     )
     parser.add_argument("--words", nargs="+", default=["king", "river", "wonderful", "three"])
     parser.add_argument("--neighbours", type=int, default=6)
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--plot", metavar="FILE")
+    add_files(parser)
     arguments = parser.parse_args()
     try:
         from gensim.models import KeyedVectors
