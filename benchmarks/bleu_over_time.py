@@ -16,27 +16,10 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from output import draw, write_json
+from output import add_files, draw, named, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "lib"))
-
-
-def named(text: str) -> tuple:
-    """Split NAME=VALUE."""
-    name, mark, value = text.partition("=")
-    if not (name and mark and value):
-        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, but is {text}")
-    return name, value
-
-
-def named_number(text: str) -> tuple:
-    """Split NAME=NUMBER."""
-    name, value = named(text)
-    try:
-        return name, float(value)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be NAME=NUMBER, but is {text}") from error
 
 
 def checkpoints(folder: Path) -> list:
@@ -140,10 +123,12 @@ def main():
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", help="folder that fairseq-preprocess made")
-    parser.add_argument("--run", type=named, action="append", required=True, metavar="NAME=OUT_DIR")
+    parser.add_argument(
+        "--run", type=named("OUT_DIR"), action="append", required=True, metavar="NAME=OUT_DIR"
+    )
     parser.add_argument(
         "--cost",
-        type=named_number,
+        type=named("NUMBER", float),
         action="append",
         default=[],
         metavar="NAME=RATIO",
@@ -158,8 +143,7 @@ def main():
     parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty of the beam")
     parser.add_argument("--average", type=int, default=1, help="epochs whose weights are averaged")
     parser.add_argument("--step", type=int, default=1, help="score every so many epochs")
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--plot", metavar="FILE")
+    add_files(parser)
     arguments = parser.parse_args()
     unknown = {name for name, _ in arguments.cost} - {name for name, _ in arguments.run}
     if unknown:

@@ -1,10 +1,25 @@
 #!/usr/bin/env python3
 """Time of translating whole sentences with beam search, over the size of the target vocabulary.
 
-fairseq's softmax and the searches of the plugin, on models of one size with random weights and
-random rows (of trained ones an index may look at more or fewer). All hypotheses have --length
-words. The methods of one vocabulary take turns, so that whatever else the machine does falls on
-all of them. Prints a table; --json and --plot write files.
+fairseq's softmax and the searches of the plugin, as their defaults are. Beside the time of each:
+``agreement``, the share of sentences whose best hypothesis is that of exact search, and recall@1
+and recall@10, the shares of the 1 and 10 nearest words that a search finds, for the predictions
+that its own decoding makes. The methods take turns, so that whatever else the machine does falls on
+all of them.
+
+Without --checkpoint, models of one size have random weights and rows, and all hypotheses --length
+words. Only times say something then: random rows have no neighbours, so that an index finds few
+of the nearest, and a lexicon of random words finds none.
+
+With --checkpoint and --data a trained model decodes the first --sentences of a subset, and there is
+BLEU: of detokenised text against --reference, or of tokens against those of the data. No softmax of
+the same size was trained with it. Its time is that of fairseq's model of the same sizes and
+vocabulary with random weights, whose sentences are made to end in all beams after as many words as
+exact search needed until it was done with them: so many steps with so many beams are what its time
+is made of, not which words it picks.
+
+"ready" is the time until a search can begin: its index is built, and the index's recall is measured
+on rows with noise, or it is read from --cache. Prints a table; --json and --plot write files.
 """
 
 import argparse
@@ -14,178 +29,250 @@ import statistics
 import sys
 import tempfile
 import time
-from argparse import Namespace
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple, Optional
 
 import torch
-import torch.nn.functional as F
-from layers import make_dictionary
-from output import draw, write_json
+from decoders import LOOKS, SEARCHES, Recall, decode, look_at, make_generator
+from decoding_settings import random_setting, trained_setting
+from output import add_files, curves, draw, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "lib"))
 from train import MALLOC  # noqa: E402
 
-#: Method → options of the search; None for the generator of fairseq over all words.
-SEARCHES = {
-    "softmax": None,
-    "dense": None,
-    "exact": {},
-    "exact-bfloat16": {"knn_rows": "bfloat16"},
-    "exact-int8": {"knn_rows": "int8"},
-    "hnsw": {"knn_search": "hnsw", "hnsw_ef_construction": 40, "hnsw_links": 16},
-    "ivf": {"knn_search": "ivf"},
-    "ivfpq": {"knn_search": "ivfpq"},
+#: Options of random models and of a trained one, with their defaults.
+RANDOM = {"vocab": [10_000, 250_000, 1_000_000], "dim": 256, "layers": 3, "length": 20}
+TRAINED = {
+    "data": None,
+    "table": None,
+    "subset": "test",
+    "lenpen": 1.0,
+    "remove_bpe": "@@ ",
+    "reference": None,
+    "lowercase": False,
+    "lexicon": None,
 }
 
 
-def build_model(arguments, source, target, path):
-    """Return a model: fairseq's with a softmax, or one that reads and predicts rows of a table."""
-    from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+class Way(NamedTuple):
+    """A row of the table: a method, and how much of an index it looks at.
 
-    arch = "transformer" if path is None else "continuous_transformer"
-    sizes = {"layers": arguments.layers, "embed_dim": arguments.dim, "attention_heads": 4}
-    args = Namespace(arch=arch, dropout=0.0)
-    for side in ("encoder", "decoder"):
-        for name, value in {**sizes, "ffn_embed_dim": 4 * arguments.dim}.items():
-            setattr(args, f"{side}_{name}", value)
-    if path is None:
-        args.share_decoder_input_output_embed = True
-    else:
-        args.criterion, args.target_table, args.decoder_input = "cosine", path, "table"
-        args.table_storage = "file"
-    ARCH_CONFIG_REGISTRY[arch](args)
-    torch.manual_seed(arguments.seed)
-    task = Namespace(source_dictionary=source, target_dictionary=target)
-    return ARCH_MODEL_REGISTRY[arch].build_model(args, task).eval()
+    Attributes:
+        method: a key of :data:`~decoders.SEARCHES`.
+        label: what the row is called.
+        option: ``probes`` or ``ef``; None where the method has neither.
+        value: its value.
+    """
+
+    method: str
+    label: str
+    option: Optional[str] = None
+    value: Optional[int] = None
 
 
-def make_generator(name, model, target, arguments):
-    """Return fairseq's generator over all words, or the plugin's over what a search finds."""
-    from fairseq.sequence_generator import SequenceGenerator
-
-    from fairseq_contout.generator import KNNSequenceGenerator
-    from fairseq_contout.search_options import SearchOptions
-
-    options = {"beam_size": arguments.beam, "max_len_a": 0, "max_len_b": arguments.length}
-    options["min_len"] = arguments.length
-    if SEARCHES[name] is None:
-        return SequenceGenerator([model], target, **options)
-    search = SearchOptions(**SEARCHES[name])
-    return KNNSequenceGenerator([model], target, knn=32, search_options=search, **options)
+def ways_of(arguments) -> list:
+    """Return the rows that are asked for: one a method and number of --probes or --ef."""
+    ways = []
+    for method in arguments.methods:
+        option = next((option for option, owners in LOOKS.items() if method in owners), None)
+        for value in getattr(arguments, option) if option else [None]:
+            label = method if option is None else f"{method}-{value}"
+            ways.append(Way(method, label, option, value))
+    return ways
 
 
-def batch_of(source, arguments) -> dict:
-    """Return random sentences as fairseq's translation task makes them."""
-    generator = torch.Generator().manual_seed(arguments.seed)
-    size = (arguments.sentences, arguments.length)
-    tokens = torch.randint(source.nspecial, len(source), size, generator=generator)
-    ends = torch.full((arguments.sentences, 1), source.eos())
-    tokens = torch.cat((tokens, ends), dim=1)
-    lengths = torch.full((arguments.sentences,), tokens.size(1))
-    return {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
+def lengths_of(found: dict) -> torch.Tensor:
+    """Return the words of the longest hypothesis of each sentence, by its id."""
+    lengths = torch.zeros(max(found) + 1, dtype=torch.long)
+    for number, hypotheses in found.items():
+        lengths[number] = max(len(h["tokens"]) for h in hypotheses) - 1  # </s> is no word
+    return lengths
 
 
-def measure(arguments, size: int, folder: Path):
-    """Return a row a method for one size of the vocabulary."""
-    from fairseq_contout.target_table import save_table
+def best_of(found: dict) -> dict:
+    """Return the tokens of each sentence's best hypothesis."""
+    return {number: hypotheses[0]["tokens"] for number, hypotheses in found.items()}
 
-    source, target = make_dictionary(5000), make_dictionary(size)
-    path = folder / f"{size}.safetensors"
-    torch.manual_seed(arguments.seed)
-    rows = F.normalize(torch.randn(size, arguments.dim), dim=1)
-    save_table(path, rows, target, source="random", origins={"random": size})
-    del rows
-    models = {"softmax": build_model(arguments, source, target, None)}
-    models["ours"] = build_model(arguments, source, target, str(path))
-    sample = batch_of(source, arguments)
-    seconds, build, generators = {}, {}, {}
-    for name in arguments.methods:
-        model = models["softmax" if name == "softmax" else "ours"]
-        generators[name] = make_generator(name, model, target, arguments)
-        begin = time.perf_counter()
-        generators[name].generate([model], sample)  # builds an index, and warms up
-        build[name] = time.perf_counter() - begin
-    for number in range(arguments.repeats):
-        for name, generator in generators.items():
-            model = models["softmax" if name == "softmax" else "ours"]
-            begin = time.perf_counter()
-            found = generator.generate([model], sample)
-            seconds.setdefault(name, []).append(time.perf_counter() - begin)
-            if {len(best[0]["tokens"]) for best in found} != {arguments.length + 1}:
-                raise ValueError(f"{name}: all hypotheses must have --length words")
-        print(f"\rV = {size}, round {number + 1}   ", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    path.unlink()
-    return [
-        {
-            "method": name,
-            "vocab": size,
-            "dim": arguments.dim,
+
+def first_run(generator, way: Way, setting, table):
+    """Decode once, which warms up: the hypotheses, and recall@1 and @10 of a search."""
+    recall, slots = Recall(), getattr(generator, "slots", None)
+    with recall.listening(slots.searcher) if slots else nullcontext():
+        found = decode(generator, setting.batches)[1]
+    if slots is None:
+        return found, (None, None)
+    return found, (1.0, 1.0) if way.method == "exact" else recall.shares(table)
+
+
+def measure(arguments, setting) -> list:
+    """Return a row for each way of decoding the sentences of a setting."""
+    table = setting.ours.decoder.continuous_output.table
+    reference = decode(make_generator("exact", setting, arguments), setting.batches)[1]
+    exact, lengths = best_of(reference), lengths_of(reference)
+    ways, generators, rows, seconds = ways_of(arguments), {}, {}, {}
+    for way in ways:
+        ready = None
+        if way.method not in generators:
+            forced = lengths if setting.score else None
+            generators[way.method] = make_generator(way.method, setting, arguments, forced)
+            if hasattr(generators[way.method], "slots"):
+                begin = time.perf_counter()
+                generators[way.method].slots.searcher.refresh()
+                ready = time.perf_counter() - begin
+        look_at(generators[way.method], way.option, way.value)
+        found, (one, ten) = first_run(generators[way.method], way, setting, table)
+        if way.method == "softmax" and not lengths_of(found).equal(lengths):
+            raise ValueError("the softmax's hypotheses must be as long as those of exact search")
+        best = best_of(found)
+        same = [best[number].equal(tokens) for number, tokens in exact.items()]
+        rows[way.label] = {
+            "method": way.label,
+            "vocab": len(setting.target),
+            "dim": table.dim,
             "beam": arguments.beam,
-            "seconds": statistics.median(seconds[name]) / arguments.sentences,
-            "first_seconds": build[name],
-            "ratio_to": arguments.methods[0],
-            "ratio": statistics.median(
-                a / b for a, b in zip(seconds[name], seconds[arguments.methods[0]])
-            ),
+            "sentences": len(same),
+            "threads": arguments.threads,
+            "weights": "random" if not setting.score or way.method == "softmax" else "trained",
+            "ready_seconds": ready,
+            "agreement": None if way.method == "softmax" else sum(same) / len(same),
+            "recall_at_1": one,
+            "recall_at_10": ten,
             "peak_bytes": None,  # the models of all methods are in one process
         }
-        for name in arguments.methods
-    ]
+        if setting.score and way.method != "softmax":
+            rows[way.label].update(setting.score(best))
+    for number in range(arguments.repeats):
+        for way in ways:
+            look_at(generators[way.method], way.option, way.value)
+            spent = decode(generators[way.method], setting.batches)[0]
+            seconds.setdefault(way.label, []).append(spent)
+        size = len(setting.target)
+        print(f"\rV = {size}, round {number + 1}   ", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    base = seconds[ways[0].label]
+    for label, row in rows.items():
+        row["seconds"] = statistics.median(seconds[label]) / row["sentences"]
+        row["ratio_to"] = ways[0].label
+        row["ratio"] = statistics.median(a / b for a, b in zip(seconds[label], base))
+    return list(rows.values())
 
 
-def paint(axes, rows):
-    """Draw a curve for each method: time of a sentence over V."""
-    for name in dict.fromkeys(row["method"] for row in rows):
-        points = [(r["vocab"], r["seconds"]) for r in rows if r["method"] == name]
-        style = "--" if SEARCHES[name] is None else "-"
-        axes.plot(*zip(*points), style, marker="o", markersize=3, label=name)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("vocabulary V")
-    axes.set_ylabel("seconds a sentence")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+def show(rows):
+    """Print the table."""
+
+    def number(value, form) -> str:
+        return "" if value is None else format(value, form)
+
+    columns = ("agreement", "recall@1", "recall@10", "BLEU", "ready, s")
+    print(
+        f"{'method':15} {'vocab':>9} {'s a sentence':>13} {'x ' + rows[0]['ratio_to']:>10} "
+        + " ".join(f"{name:>9}" for name in columns)
+    )
+    for row in rows:
+        shares = (row[name] for name in ("agreement", "recall_at_1", "recall_at_10"))
+        found = [number(share, ".4f") for share in shares]
+        found += [number(row.get("bleu"), ".2f"), number(row["ready_seconds"], ".1f")]
+        print(
+            f"{row['method']:15} {row['vocab']:9,} {row['seconds']:13.4f} {row['ratio']:10.3f} "
+            + " ".join(f"{value:>9}" for value in found)
+        )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    positive = {"type": int, "metavar": "N"}
+    parser.add_argument("--methods", nargs="+", choices=list(SEARCHES), default=list(SEARCHES))
+    parser.add_argument("--probes", nargs="+", default=[32], help="of ivf, ivfpq", **positive)
+    parser.add_argument("--ef", nargs="+", default=[128], help="of hnsw", **positive)
+    parser.add_argument("--cache", metavar="FOLDER", help="where indices are kept")
+    parser.add_argument("--beam", default=5, **positive)
+    parser.add_argument("--sentences", default=32, **positive)
+    parser.add_argument("--batch", default=32, help="sentences at once", **positive)
+    parser.add_argument("--repeats", default=3, **positive)
+    parser.add_argument("--threads", default=1, help="of torch and faiss", **positive)
+    parser.add_argument("--seed", default=1, **positive)
+    some = parser.add_argument_group("random weights")
+    some.add_argument("--vocab", nargs="+", **positive)
+    some.add_argument("--dim", help="of model and table", **positive)
+    some.add_argument("--layers", **positive)
+    some.add_argument("--length", help="words of source and hypotheses", **positive)
+    some = parser.add_argument_group("a trained model")
+    some.add_argument("--checkpoint", metavar="FILE")
+    some.add_argument("--data", metavar="FOLDER", help="that fairseq-preprocess made")
+    some.add_argument("--table", metavar="FILE", help="where --table-storage file has it now")
+    some.add_argument("--subset", metavar="NAME")
+    some.add_argument("--lenpen", type=float, metavar="X", help="length penalty")
+    some.add_argument("--remove-bpe", metavar="MARK", help='as in fairseq-generate ("@@ ")')
+    some.add_argument("--reference", metavar="FILE", help="text of the subset, as published")
+    some.add_argument("--lowercase", action="store_true", default=None, help="score without case")
+    some.add_argument("--lexicon", metavar="FILE", help="of the shortlist")
+    add_files(parser)
+    return parser
+
+
+def parse(argv=None):
+    """Return the options, those of random or of trained models alone."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    trained = arguments.checkpoint is not None
+    for name in RANDOM if trained else TRAINED:
+        if getattr(arguments, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            kind = (
+                "random weights, but there is a" if trained else "a trained model, but there is no"
+            )
+            parser.error(f"{flag} belongs to {kind} --checkpoint; leave it out")
+    for name, value in chain(RANDOM.items(), TRAINED.items()):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    if min(arguments.vocab) < 100:
+        parser.error(f"--vocab must be 100 or more, but is {min(arguments.vocab)}; raise it")
+    for name in ("probes", "ef", "beam", "sentences", "batch", "repeats", "threads"):
+        value = getattr(arguments, name)
+        if min(value if isinstance(value, list) else [value]) < 1:
+            parser.error(f"--{name} must be 1 or more, but is {value}; raise it")
+    if trained and arguments.data is None:
+        parser.error("--checkpoint needs --data, the folder that fairseq-preprocess made; give it")
+    if trained and arguments.lexicon is None and "shortlist" in arguments.methods:
+        parser.error(
+            "--methods shortlist needs --lexicon FILE, which preprocess/build_lexicon.py makes; "
+            "give it, or --methods without shortlist"
+        )
+    return arguments
 
 
 def main(argv=None):
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    positive = {"type": int, "metavar": "N"}
-    parser.add_argument("--methods", nargs="+", choices=list(SEARCHES), default=list(SEARCHES))
-    parser.add_argument("--vocab", nargs="+", default=[10_000, 250_000, 1_000_000], **positive)
-    parser.add_argument("--dim", default=256, help="of model and table", **positive)
-    parser.add_argument("--layers", default=3, **positive)
-    parser.add_argument("--beam", default=5, **positive)
-    parser.add_argument("--sentences", default=32, help="in the batch", **positive)
-    parser.add_argument("--length", default=20, help="words of source and hypotheses", **positive)
-    parser.add_argument("--repeats", default=3, **positive)
-    parser.add_argument("--seed", default=1, **positive)
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--plot", metavar="FILE")
-    arguments = parser.parse_args(argv)
-    if min(arguments.vocab) < 100:
-        parser.error(f"--vocab must be 100 or more, but is {min(arguments.vocab)}")
+    arguments = parse(argv)
     if argv is None and not MALLOC.keys() <= os.environ.keys():  # read when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], {**MALLOC, **os.environ})
     sys.path.insert(0, str(ROOT))
     import fairseq_contout  # noqa: F401
 
+    torch.set_num_threads(arguments.threads)
+    if {"hnsw", "ivf", "ivfpq"}.intersection(arguments.methods):
+        import faiss
+
+        faiss.omp_set_num_threads(arguments.threads)
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    if arguments.checkpoint:
+        rows += measure(arguments, trained_setting(arguments))
+    else:
         for size in arguments.vocab:
-            rows += measure(arguments, size, Path(folder))
+            with tempfile.TemporaryDirectory() as folder:
+                rows += measure(arguments, random_setting(arguments, size, Path(folder)))
             gc.collect()
-    first = arguments.methods[0]
-    print(f"{'method':15} {'vocab':>9} {'s a sentence':>13} {'x ' + first:>10} {'first, s':>9}")
-    for row in rows:
-        print(
-            f"{row['method']:15} {row['vocab']:9,} {row['seconds']:13.4f} {row['ratio']:10.3f} "
-            f"{row['first_seconds']:9.1f}"
-        )
+    show(rows)
     write_json(rows, arguments.json)
-    draw(arguments.plot, (6, 4), lambda axes: paint(axes, rows))
+    dashed = [name for name, options in SEARCHES.items() if options is None]
+    label = "seconds a sentence"
+    draw(arguments.plot, (6, 4), lambda axes: curves(axes, rows, "seconds", label, dashed=dashed))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A layer takes features ``(N, d)`` and target tokens ``(N,)`` and makes one updat
 (also to the features, as in a model) and the optimizer's step on what the layer learns.
 """
 
+import argparse
 import math
 from functools import lru_cache
 from typing import Callable, Dict
@@ -237,3 +238,16 @@ LAYERS: Dict[str, Callable] = {
 }
 #: Those whose cost grows with V.
 GROWING = ("contrastive-dense", "softmax", "adaptive", "sampled-softmax", "cce")
+
+
+def add_layer_options(parser: argparse.ArgumentParser):
+    """Add the options of a benchmark over layers and sizes: which, and how large."""
+    positive = {"type": int, "metavar": "N"}
+    usual = [name for name in LAYERS if name != "cce"]  # which is no dependency
+    parser.add_argument("--methods", nargs="+", choices=list(LAYERS), default=usual)
+    parser.add_argument(
+        "--vocab", nargs="+", default=[1000, 10_000, 100_000, 1_000_000], **positive
+    )
+    parser.add_argument("--tokens", default=4096, **positive)
+    parser.add_argument("--dim", default=256, **positive)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])

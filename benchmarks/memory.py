@@ -16,8 +16,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
-from layers import GROWING, LAYERS, draw_tokens, make_dictionary
-from output import draw, write_json
+from layers import GROWING, LAYERS, add_layer_options, draw_tokens, make_dictionary
+from output import add_files, curves, draw, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -84,33 +84,23 @@ def weigh(name: str, size: int, arguments) -> dict:
 
 
 def paint(axes, rows):
-    """Draw a curve for each method: memory of the step over V."""
-    for name in dict.fromkeys(row["method"] for row in rows):
-        points = [(r["vocab"], r["step_bytes"]) for r in rows if r["method"] == name]
-        points = [(size, value / 2**20) for size, value in points if value is not None]
-        style = "--" if name in GROWING else "-"
-        axes.plot(*zip(*points), style, marker="o", markersize=3, label=name)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("vocabulary V")
-    axes.set_ylabel("memory of an update of the output layer, MB")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    """Draw a curve for each method."""
+    curves(
+        axes,
+        rows,
+        "step_bytes",
+        "memory of an update of the output layer, MB",
+        dashed=GROWING,
+        beside=True,
+        unit=2**20,
+    )
 
 
 def main():
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    positive = {"type": int, "metavar": "N"}
-    parser.add_argument("--methods", nargs="+", choices=list(LAYERS), default=list(LAYERS)[:-1])
-    parser.add_argument(
-        "--vocab", nargs="+", default=[1000, 10_000, 100_000, 1_000_000], **positive
-    )
-    parser.add_argument("--tokens", default=4096, **positive)
-    parser.add_argument("--dim", default=256, **positive)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--plot", metavar="FILE")
+    add_layer_options(parser)
+    add_files(parser)
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     import fairseq_contout  # noqa: F401

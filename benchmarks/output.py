@@ -1,8 +1,35 @@
-"""What every benchmark does with its rows: JSON, and a picture."""
+"""What benchmarks share: options NAME=VALUE, and what is done with rows: JSON, and a picture."""
 
+import argparse
 import json
 import logging
 from pathlib import Path
+
+
+def named(what: str, parse=str):
+    """Return an argparse type: NAME=VALUE becomes a pair of the name and ``parse`` of the value.
+
+    Args:
+        what: the value as error messages call it.
+        parse: raises ValueError for a value that it does not take.
+    """
+
+    def split(text: str) -> tuple:
+        name, _, value = text.partition("=")
+        try:
+            if name and value:
+                return name, parse(value)
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"must be NAME={what}, but is {text}")
+
+    return split
+
+
+def add_files(parser: argparse.ArgumentParser):
+    """Add the options that name the files which a benchmark writes."""
+    parser.add_argument("--json", metavar="FILE", help="write the rows there")
+    parser.add_argument("--plot", metavar="FILE", help="draw them there")
 
 
 def write_json(rows: list, path):
@@ -29,3 +56,29 @@ def draw_several(path, size: tuple, panels: int, paint):
     figure, axes = plt.subplots(1, panels, figsize=size, layout="constrained", squeeze=False)
     paint(list(axes[0]))
     figure.savefig(path, dpi=150)
+
+
+def curves(axes, rows: list, key: str, label: str, *, dashed=(), unit=1.0, beside=False):
+    """Draw a curve for each method: ``row[key] / unit`` over the vocabulary, both logarithmic.
+
+    Args:
+        axes: where to draw.
+        rows: with ``method``, ``vocab`` and ``key``; where that is None there is no point.
+        key: what is drawn.
+        label: what it is called.
+        dashed: methods whose curves are dashed.
+        unit: what a value is divided by.
+        beside: whether the legend is at the right of the axes, not in them.
+    """
+    for name in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == name and row[key] is not None]
+        sizes, values = [row["vocab"] for row in own], [row[key] / unit for row in own]
+        style = "--" if name in dashed else "-"
+        axes.plot(sizes, values, style, marker="o", markersize=3, label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("vocabulary V")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)
+    place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {}
+    axes.legend(fontsize=7, **place)

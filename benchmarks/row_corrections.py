@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 import torch
-from output import draw, write_json
+from output import add_files, draw, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
@@ -130,8 +130,7 @@ def main():
     parser.add_argument("--subset", default="valid")
     parser.add_argument("--tokens", type=int, default=14000, help="predictions to take")
     parser.add_argument("--sentences", type=int, help="of the training text: the count of </s>")
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--plot", metavar="FILE")
+    add_files(parser)
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     import fairseq_contout  # noqa: F401  lets torch >= 2.6 load fairseq's checkpoints

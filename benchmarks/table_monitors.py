@@ -12,8 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from bleu_over_time import named
-from output import draw_several, write_json
+from output import add_files, draw_several, named, write_json
 
 #: What is logged, and what the axis is called.
 MONITORS = {
@@ -58,9 +57,10 @@ def paint(axes, rows):
 def main():
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=named, action="append", required=True, metavar="NAME=OUT_DIR")
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--plot", metavar="FILE")
+    parser.add_argument(
+        "--run", type=named("OUT_DIR"), action="append", required=True, metavar="NAME=OUT_DIR"
+    )
+    add_files(parser)
     arguments = parser.parse_args()
     rows = [row for name, folder in arguments.run for row in read(name, Path(folder))]
     print(f"{'training':24} {'updates':>7} {'cosine':>7} {'angle':>6} {'rank':>6} {'accuracy':>8}")

@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 
 import torch
-from layers import GROWING, LAYERS, draw_tokens, make_dictionary
-from output import draw, write_json
+from layers import GROWING, LAYERS, add_layer_options, draw_tokens, make_dictionary
+from output import add_files, curves, draw, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "lib"))
@@ -141,36 +141,27 @@ def show(rows, sizes):
 
 
 def paint(axes, rows):
-    """Draw a curve for each method: time over V."""
-    for name in dict.fromkeys(row["method"] for row in rows):
-        points = [(r["vocab"], r["seconds"]) for r in rows if r["method"] == name]
-        style = "--" if name in GROWING else "-"
-        axes.plot(*zip(*points), style, marker="o", markersize=3, label=name)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("vocabulary V")
-    axes.set_ylabel("seconds of an update of the output layer")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    """Draw a curve for each method."""
+    curves(
+        axes,
+        rows,
+        "seconds",
+        "seconds of an update of the output layer",
+        dashed=GROWING,
+        beside=True,
+    )
 
 
 def main(argv=None):
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     positive = {"type": int, "metavar": "N"}
-    parser.add_argument("--methods", nargs="+", choices=list(LAYERS), default=list(LAYERS)[:-1])
-    parser.add_argument(
-        "--vocab", nargs="+", default=[1000, 10_000, 100_000, 1_000_000], **positive
-    )
-    parser.add_argument("--tokens", default=4096, **positive)
-    parser.add_argument("--dim", default=256, **positive)
+    add_layer_options(parser)
     parser.add_argument("--updates", default=10, help="that count, after 2", **positive)
     parser.add_argument("--slow-updates", default=3, help="of what grows with V", **positive)
     parser.add_argument("--seed", default=1, **positive)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--no-memory", action="store_true", help="weigh nothing, which is faster")
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--plot", metavar="FILE")
+    add_files(parser)
     arguments = parser.parse_args(argv)
     for name in ("vocab", "tokens", "dim", "updates", "slow_updates"):
         values = getattr(arguments, name)

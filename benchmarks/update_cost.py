@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from output import draw, write_json
+from output import add_files, draw, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "lib"))
@@ -191,8 +191,7 @@ def main():
         "--sparse", action="store_true", help="--sparse-gradients and row_adam for all but softmax"
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--plot", metavar="FILE")
+    add_files(parser)
     arguments, extra = parser.parse_known_args()
     if "adaptive" in arguments.recipes and arguments.task == "translation":
         parser.error("the recipe adaptive is one of --task language_modeling; leave it out")

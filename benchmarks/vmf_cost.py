@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from output import draw, write_json
+from output import add_files, draw, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "lib"))
@@ -190,8 +190,7 @@ def main():
     parser.add_argument("--repeats", type=at_least(1), default=9, help="turns that count, after 1")
     parser.add_argument("--threads", type=at_least(1), default=1, help="of torch")
     parser.add_argument("--sample", type=at_least(1), default=25, help="κ compared with mpmath")
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--plot", metavar="FILE")
+    add_files(parser)
     arguments = parser.parse_args()
     for module in ("scipy", "mpmath"):
         try:

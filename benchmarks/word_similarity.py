@@ -11,16 +11,20 @@ import argparse
 import sys
 from pathlib import Path
 
-from output import draw, write_json
+from output import add_files, draw, named, write_json
 
 SETS = {"wordsim353": "wordsim353.tsv", "simlex999": "simlex999.txt"}
 
 
-def named(text: str):
-    name, separator, path = text.partition("=")
-    if not (name and separator and Path(path).is_file()):
-        raise argparse.ArgumentTypeError(f"must be NAME=FILE.vec, and the file must exist: {text}")
-    return name, path
+def existing(path: str) -> str:
+    """Return the path of a file.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise ValueError(path)
+    return path
 
 
 def read_pairs(path) -> list:
@@ -82,12 +86,15 @@ def main():
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--vectors", type=named, action="append", required=True, metavar="NAME=FILE.vec"
+        "--vectors",
+        type=named("FILE.vec, and the file must exist", existing),
+        action="append",
+        required=True,
+        metavar="NAME=FILE.vec",
     )
     parser.add_argument("--words", nargs="+", default=["king", "river", "wonderful", "three"])
     parser.add_argument("--neighbours", type=int, default=6)
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--plot", metavar="FILE")
+    add_files(parser)
     arguments = parser.parse_args()
     try:
         from gensim.models import KeyedVectors

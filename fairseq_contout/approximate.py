@@ -55,11 +55,7 @@ class SampledNormalizer:
         Raises:
             ValueError: the rows found could be the whole sample.
         """
-        if self.size <= indices.size(1) and self.size < self.count:
-            raise ValueError(
-                f"--normalizer-sample must be greater than the rows that are found at a step "
-                f"({indices.size(1)}), but is {self.size}; raise it"
-            )
+        _check_sample(self.size, indices.size(1), self.count)
         was_found = logits > -torch.inf
         places = self.places[indices].masked_fill(~was_found, self.size)
         taken = torch.zeros(len(logits), self.size + 1, dtype=torch.bool, device=logits.device)
@@ -71,6 +67,15 @@ class SampledNormalizer:
         rest = sampled.logsumexp(dim=1) + weight.to(sampled.dtype).log()
         rest = rest.masked_fill(others == 0, -torch.inf)
         return torch.logaddexp(logits.logsumexp(dim=1), rest)
+
+
+def _check_sample(size: int, found: int, words: int):
+    # with the whole sample among the rows found, nothing says how much the others weigh
+    if size <= found and size < words:
+        raise ValueError(
+            f"--normalizer-sample must be greater than the rows that are found at a step "
+            f"({found}), but is {size}; raise it"
+        )
 
 
 class ApproximateSearch(Searcher):
@@ -92,7 +97,19 @@ class ApproximateSearch(Searcher):
         super().__init__(table)
         self._faiss = faiss_index.import_faiss(options.knn_search)
         self.options = options
-        self._shape = faiss_index.make_shape(options, table.dim, len(self._words()))
+        self._count = len(self._words())
+        self._shape = faiss_index.make_shape(options, table.dim, self._count)
+
+    def check(self, k: int, candidates: int):
+        """Refuse what :meth:`Searcher.check` does, and too small a sample for the normaliser."""
+        super().check(k, candidates)
+        # blocked words, of which --no-repeat-ngram-size makes more as hypotheses grow, are found
+        # beside these: steps look again
+        _check_sample(self.options.get("normalizer_sample"), self._reach(k), self._count)
+
+    def _reach(self, k: int) -> int:
+        # rows to take from the index for k wanted
+        return min(_REFINE[self._shape.kind] * k, self._count)
 
     def _words(self) -> Tensor:
         words = self.table.emittable.nonzero().squeeze(1)
@@ -128,8 +145,7 @@ class ApproximateSearch(Searcher):
         return self.words[places.clamp(min=0)], places >= 0
 
     def _search(self, query: Query, k: int) -> Neighbours:
-        reach = min(_REFINE[self._shape.kind] * k, len(self.words))
-        indices, there = self._find(query.vector, reach)
+        indices, there = self._find(query.vector, self._reach(k))
         logits = logits_of_found(query, self.table.rows(indices)).masked_fill(~there, -torch.inf)
         total = self.normalizer(query, logits, indices)
         return Neighbours(*best_of(logits, indices, k), total)

@@ -47,6 +47,10 @@ class ListSearch(ShortlistSearch):
         self._frequent = torch.zeros(0, dtype=torch.long, device=self.table.emittable.device)
         return ShortlistEncoder(encoder, self)
 
+    def check(self, k: int, candidates: int):
+        """Refuse what :meth:`Searcher.check` does: a short list is what was asked for."""
+        Searcher.check(self, k, candidates)
+
     def give(self, lists: Optional[Tensor]):
         """Take the lists of the batch that is read next: words ``(B, M)``, filled up with 0."""
         self._given = lists

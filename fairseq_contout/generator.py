@@ -218,14 +218,9 @@ class _OverSlots:
     ):
         beam = kwargs.get("beam_size", 1)
         table = models[0].decoder.continuous_output.table
-        if not 2 * beam <= knn <= len(table.weight) - table.num_specials:
-            raise ValueError(
-                f"--knn must be between 2 x beam ({2 * beam}), since a step may take as many "
-                f"candidates from one beam, and the words of the table "
-                f"({len(table.weight) - table.num_specials}), but is {knn}; change --knn or --beam"
-            )
         searcher = make_searcher(search_options or SearchOptions(), table)
         slots = SlotModel(models[0], knn, searcher)
+        searcher.check(knn, 2 * beam)
         inner = search.BeamSearch(tgt_dict) if search_strategy is None else search_strategy
         if getattr(inner, "sampling_topk", 0) > knn:
             raise ValueError(

@@ -83,6 +83,7 @@ def load_lexicon(path, source_signature: str, target_signature: str, target_size
             f"{metadata.get('kind', 'something else')!r} of format "
             f"{metadata.get('format_version')!r}; {_REBUILD}"
         )
+    _check_parts(path, metadata, found)
     own = {"source": source_signature, "target": target_signature}
     for side, expected in own.items():
         signature = metadata[f"{side}_signature"]
@@ -99,3 +100,23 @@ def load_lexicon(path, source_signature: str, target_signature: str, target_size
                 f"{target_size}, but go from {part.min()} to {part.max()}; {_REBUILD}"
             )
     return lexicon
+
+
+def _check_parts(path, metadata: dict, found: dict):
+    # the keys that every lexicon has, and tensors of the shapes that they say
+    sides = ("source_signature", "target_signature")
+    lacking = [name for name in sides if name not in metadata]
+    lacking += [name for name in Lexicon._fields if name not in found]
+    if lacking:
+        has = ", ".join(sorted([*metadata, *found]))
+        raise ValueError(
+            f"--shortlist {path}: must have {', '.join((*sides, *Lexicon._fields))}, but has no "
+            f"{', '.join(lacking)} (there are {has}); {_REBUILD}"
+        )
+    for name, dims in zip(Lexicon._fields, (2, 1)):
+        if found[name].dim() != dims or found[name].dtype.is_floating_point:
+            kind = str(found[name].dtype).replace("torch.", "")
+            raise ValueError(
+                f"--shortlist {path}: {name} must hold integers of {dims} dimension(s), but is "
+                f"{kind} of shape {tuple(found[name].shape)}; {_REBUILD}"
+            )

@@ -67,6 +67,24 @@ class Searcher(ABC):
         self.refresh()
         return self._search(query, k)
 
+    def check(self, k: int, candidates: int):
+        """Refuse to serve a beam search that would fail at one of its steps.
+
+        Args:
+            k: words that each step asks for.
+            candidates: what a step takes at most, words or special symbols: 2 × beam.
+
+        Raises:
+            ValueError: k is out of range, or the search does not find as many.
+        """
+        words = len(self.table.weight) - self.table.num_specials
+        if not candidates <= k <= words:
+            raise ValueError(
+                f"--knn must be between 2 x beam ({candidates}), since a step may take as many "
+                f"candidates from one beam, and the words of the table ({words}), but is {k}; "
+                "change --knn or --beam"
+            )
+
     def refresh(self):
         """Make what the search keeps of the rows, unless they are those that it was made of."""
         now = self.table.rows_state()

@@ -69,6 +69,19 @@ class ShortlistSearch(Searcher):
         self._frequent = frequent
         return ShortlistEncoder(encoder, self)
 
+    def check(self, k: int, candidates: int):
+        """Refuse what :meth:`Searcher.check` does, and lists that may be too short for a beam."""
+        super().check(k, candidates)
+        specials = int(self.table.emittable[: self.table.num_specials].sum())
+        frequent = len(self._frequent)
+        if frequent + specials < candidates:
+            raise ValueError(
+                f"--shortlist {self.path}: must give a step 2 x beam ({candidates}) candidates, "
+                f"but a sentence of words without a list of their own has {frequent + specials}, "
+                f"{frequent} frequent words and {specials} special symbols; lower --beam, or make "
+                "the file again with preprocess/build_lexicon.py and a larger --frequent"
+            )
+
     def begin(self, sources: Tensor):
         """Take the shortlists of a batch: source tokens ``(B, T)``, one beam for each sentence."""
         if self._best.device != sources.device:

@@ -6,10 +6,8 @@ its own spelling first where the target dictionary has it, and the most frequent
 all. Decoding: --knn-search shortlist --shortlist FILE.
 """
 
-import logging
-import shlex
 import sys
-from itertools import zip_longest
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout needs no installation
@@ -21,12 +19,17 @@ from preprocess.assemble import load_dictionary  # noqa: E402
 from preprocess.common import (  # noqa: E402
     Parser,
     check_output,
+    describe_command,
     number,
     progress,
-    read_lines,
+    read_pairs,
     run,
+    without_notes,
 )
 from preprocess.model1 import Model1  # noqa: E402
+
+FILES = ("input", "dictionary")
+NOT_OF_THE_LEXICON = ("output", "held_out", "quiet")
 
 
 def parser() -> Parser:
@@ -80,7 +83,7 @@ def parser() -> Parser:
     return parser
 
 
-def read_pairs(paths, dictionaries, args):
+def read_indices(paths, dictionaries, args):
     """Return the indices of the words of each pair of sentences, for either side.
 
     Raises:
@@ -89,16 +92,8 @@ def read_pairs(paths, dictionaries, args):
     indices = [dictionary.indices for dictionary in dictionaries]
     unknown = [dictionary.unk() for dictionary in dictionaries]
     kept = [], []
-    both = zip_longest(*(read_lines(path) for path in paths))
-    for count, lines in enumerate(progress(both, "reading", args.quiet)):
-        if count == args.lines:
-            break
-        if None in lines:
-            shorter, longer = paths if lines[0] is None else paths[::-1]
-            raise ValueError(
-                f"{shorter}: must have as many lines as {longer}, but ends after {count}; "
-                "segment both sides of the same parallel text"
-            )
+    pairs = islice(read_pairs(*paths), args.lines)
+    for lines in progress(pairs, "reading", args.quiet):
         words = [line.split() for line in lines]
         if all(1 <= len(side) <= args.max_length for side in words):
             for side, own, index, unk in zip(kept, words, indices, unknown):
@@ -158,26 +153,14 @@ def coverage(best, frequent, sources, targets, specials: int):
     return found / tokens, sizes / len(sources)
 
 
-def describe_command(args) -> str:
-    """Return the command that makes the same lexicon, with the files' names alone."""
-    words = ["build_lexicon.py"]
-    for name in ("input", "dictionary"):
-        words += ["--" + name, *(Path(path).name for path in getattr(args, name))]
-    for name in ("words", "frequent", "min_probability", "iterations", "max_length", "lines"):
-        if getattr(args, name) is not None:
-            words += ["--" + name.replace("_", "-"), str(getattr(args, name))]
-    return shlex.join(words)
-
-
 def build(args):
-    logging.disable(logging.INFO)  # as build_table.py: fairseq's imports say what is missing
-    from fairseq_contout.lexicon_file import Lexicon, save_lexicon
-    from fairseq_contout.symbols import emittable_rows
+    with without_notes():
+        from fairseq_contout.lexicon_file import Lexicon, save_lexicon
+        from fairseq_contout.symbols import emittable_rows
 
-    logging.disable(logging.NOTSET)
     check_output(args.output)
     source, target = map(load_dictionary, args.dictionary)
-    sources, targets = read_pairs(args.input, (source, target), args)
+    sources, targets = read_indices(args.input, (source, target), args)
     model = Model1(sources, targets, len(source), len(target))
     for _ in progress(range(args.iterations), "learning", args.quiet, unit="iterations"):
         likelihood = model.step()
@@ -185,9 +168,10 @@ def build(args):
     usable[: target.nspecial] = False  # the table scores these itself
     frequent = frequent_words(target, usable, args.frequent)
     best = choose(model, source, target, usable, frequent, args)
-    held_out = read_pairs(args.held_out, (source, target), args) if args.held_out else None
+    held_out = read_indices(args.held_out, (source, target), args) if args.held_out else None
     lexicon = Lexicon(torch.from_numpy(best), torch.from_numpy(frequent))
-    save_lexicon(args.output, lexicon, source, target, describe_command(args))
+    command = describe_command("build_lexicon.py", args, FILES, NOT_OF_THE_LEXICON)
+    save_lexicon(args.output, lexicon, source, target, command)
     print(f"{args.output}: {len(sources)} pairs, log-likelihood of a target token {likelihood:.3f}")
     if held_out:
         share, size = coverage(best, frequent, *held_out, target.nspecial)

@@ -5,8 +5,6 @@ Special symbols and padding words get random vectors of their own, far from ever
 """
 
 import json
-import logging
-import shlex
 import sys
 from pathlib import Path
 
@@ -17,12 +15,21 @@ import torch  # noqa: E402
 
 from preprocess import drawing  # noqa: E402
 from preprocess.assemble import load_dictionary, special_rows, word_rows  # noqa: E402
-from preprocess.common import Parser, atomic_text, check_output, number, run  # noqa: E402
+from preprocess.common import (  # noqa: E402
+    Parser,
+    atomic_text,
+    check_output,
+    describe_command,
+    is_set,
+    number,
+    run,
+    without_notes,
+)
 from preprocess.report import frequent_words, make_report, render  # noqa: E402
 from preprocess.sources import SOURCES  # noqa: E402
 
 FILES = ("dictionary", "vectors", "text")
-NOT_OF_THE_ROWS = ("output", "report", "quiet", "show_words", "no_angles")
+NOT_OF_THE_ROWS = ("output", "report", "quiet", "show_words", "angle_rows", "no_angles")
 
 
 def parser() -> Parser:
@@ -73,15 +80,15 @@ def parser() -> Parser:
     parser.add_argument("--report", metavar="FILE.json", help="write the report there too")
     parser.add_argument("--show-words", nargs="*", metavar="WORD", help="whose neighbours to show")
     parser.add_argument(
-        "--no-angles", action="store_true", help="do not compare all pairs of rows (V² d products)"
+        "--angle-rows",
+        type=number(int, 1),
+        default=16384,
+        metavar="N",
+        help="the report compares N rows, drawn if there are more, with all rows (N V d products)",
     )
+    parser.add_argument("--no-angles", action="store_true", help="the report compares no rows")
     parser.add_seed("of all random rows")
     return parser
-
-
-def is_set(value) -> bool:
-    """Tell whether an option was given: 0 is a value."""
-    return value is not None and value is not False
 
 
 def check(args):
@@ -106,11 +113,9 @@ def check(args):
 
 def build(args):
     check(args)
-    # the plugin brings fairseq's tasks along, which tell of optional packages
-    logging.disable(logging.INFO)
-    from fairseq_contout.target_table import emittable_rows, save_table
+    with without_notes():
+        from fairseq_contout.target_table import emittable_rows, save_table
 
-    logging.disable(logging.NOTSET)
     dictionary = load_dictionary(args.dictionary)
     words_shown = args.show_words if args.show_words is not None else frequent_words(dictionary)
     for word in words_shown:
@@ -137,8 +142,9 @@ def build(args):
         origin[i] = name
     weight = torch.from_numpy(table)
 
+    angles = 0 if args.no_angles else args.angle_rows
     report = make_report(
-        weight, origin, dictionary, words_shown, angles=not args.no_angles, quiet=args.quiet
+        weight, origin, dictionary, words_shown, angles=angles, seed=args.seed, quiet=args.quiet
     )
     report["seed"] = args.seed
     report["source"] = describe_source(args)
@@ -149,7 +155,7 @@ def build(args):
         dictionary,
         source=report["source"],
         origins=report["origins"],
-        command=describe_command(args),
+        command=describe_command("build_table.py", args, FILES, NOT_OF_THE_ROWS),
     )
     if args.report is not None:
         with atomic_text(args.report) as file:
@@ -170,18 +176,6 @@ def describe_source(args) -> str:
     if args.mix_random is not None:
         parts.append(f"mixed with random rows, alpha {args.mix_random:g}")
     return ", ".join(parts) + f", seed {args.seed}"
-
-
-def describe_command(args) -> str:
-    """Return the command that makes the same rows, with the files' names alone."""
-    words = ["build_table.py"]
-    for name, value in vars(args).items():
-        if name in NOT_OF_THE_ROWS or not is_set(value):
-            continue
-        words.append("--" + name.replace("_", "-"))
-        if value is not True:
-            words.append(Path(value).name if name in FILES else str(value))
-    return shlex.join(words)
 
 
 def main(argv=None) -> int:

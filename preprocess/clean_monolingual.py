@@ -32,10 +32,7 @@ def parser() -> Parser:
 
 
 def clean(args):
-    check_output(args.output)
-    for path in args.input:
-        if Path(path).resolve() == Path(args.output).resolve():
-            raise ValueError(f"{path}: must not be overwritten while it is read; change --output")
+    check_output(args.output, inputs=args.input)
     cleaner = Cleaner(args.language, args)
     read = kept = 0
     with atomic_text(args.output) as file:

@@ -11,18 +11,19 @@ import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from itertools import chain, islice, zip_longest
+from itertools import chain, islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout needs no installation
 
 from preprocess.common import (  # noqa: E402
+    OPENERS,
     Parser,
     atomic_text,
     check_output,
     number,
     progress,
-    read_lines,
+    read_pairs,
     run,
     tokens,
 )
@@ -109,7 +110,7 @@ def find(prefix: str, language: str) -> Path:
     Raises:
         ValueError: there is none, or several.
     """
-    candidates = [Path(f"{prefix}.{language}{suffix}") for suffix in ("", ".gz", ".xz")]
+    candidates = [Path(f"{prefix}.{language}{suffix}") for suffix in ("", *OPENERS)]
     found = [path for path in candidates if path.is_file()]
     if len(found) != 1:
         raise ValueError(
@@ -117,27 +118,6 @@ def find(prefix: str, language: str) -> Path:
             f"but {len(found)} do; check IN_PREFIX and the languages"
         )
     return found[0]
-
-
-def read_pairs(source: Path, target: Path):
-    """Yield pairs of lines.
-
-    Raises:
-        ValueError: an empty file, or files of different lengths.
-    """
-    counts = [0, 0]
-    for pair in zip_longest(read_lines(source), read_lines(target)):
-        counts = [count + (line is not None) for count, line in zip(counts, pair)]
-        if None not in pair:
-            yield pair
-    for path, count in zip((source, target), counts):
-        if not count:
-            raise ValueError(f"{path}: must hold text, but is empty; fetch the corpus again")
-    if counts[0] != counts[1]:
-        raise ValueError(
-            f"{source} and {target} must have the same number of lines, but have {counts[0]} and "
-            f"{counts[1]}; align them again or fetch the corpus again"
-        )
 
 
 def reason_to_drop(pair, args) -> str:
@@ -161,9 +141,7 @@ def clean(args):
     inputs = [find(args.input, language) for language in languages]
     outputs = [f"{args.output}.{language}" for language in languages]
     for path in outputs:
-        check_output(path, "OUT_PREFIX")
-        if any(Path(path).resolve() == source.resolve() for source in inputs):
-            raise ValueError(f"{path}: must not be overwritten while it is read; change OUT_PREFIX")
+        check_output(path, "OUT_PREFIX", inputs)
     counts = Counter()
     with ExitStack() as stack:
         files = [stack.enter_context(atomic_text(path)) for path in outputs]

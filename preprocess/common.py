@@ -1,16 +1,22 @@
-"""What the scripts share: options, one-line errors, progress bars, text files, atomic writes."""
+"""What the scripts share: options, one-line errors, progress bars, text files, atomic writes.
+
+The recipes in examples/ take what they need from here, too.
+"""
 
 import argparse
 import errno
 import gzip
+import logging
 import lzma
 import os
+import shlex
 import signal
 import sys
 import tempfile
 import traceback
 import zlib
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 
 from tqdm import tqdm
@@ -56,6 +62,41 @@ def number(kind, low=None, high=None, open_low=False):
         return value
 
     return parse
+
+
+def is_set(value) -> bool:
+    """Tell whether an option was given: 0 is a value."""
+    return value is not None and value is not False
+
+
+def describe_command(script: str, args, files, left_out) -> str:
+    """Return the command that makes the same file again.
+
+    Args:
+        script: its name.
+        args: its options.
+        files: names of options that are paths: without folders, which differ between machines.
+        left_out: names of options that do not count.
+    """
+    words = [script]
+    for name, value in vars(args).items():
+        if name in left_out or not is_set(value):
+            continue
+        words.append("--" + name.replace("_", "-"))
+        if value is not True:
+            values = value if isinstance(value, list) else [value]
+            words += [Path(one).name if name in files else str(one) for one in values]
+    return shlex.join(words)
+
+
+@contextmanager
+def without_notes():
+    """Import the plugin in here: fairseq's tasks, which come along, tell of optional packages."""
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def run(work, args) -> int:
@@ -109,11 +150,12 @@ def progress(items, what: str, quiet: bool, total=None, unit="lines"):
     )
 
 
-def check_output(path, name="--output"):
+def check_output(path, name="--output", inputs=()):
     """Check, before hours of work, that a file can be written.
 
     Raises:
-        ValueError: its folder does not exist or is not writable, or it is a folder itself.
+        ValueError: its folder does not exist or is not writable, or it is a folder itself, or one
+            of the inputs.
     """
     path = Path(path)
     if path.is_dir():
@@ -122,11 +164,17 @@ def check_output(path, name="--output"):
         raise ValueError(f"{name} {path}: the folder {path.parent} does not exist; create it")
     if not os.access(path.parent, os.W_OK):
         raise ValueError(f"{name} {path}: the folder {path.parent} is not writable; choose another")
+    if any(path.resolve() == Path(source).resolve() for source in inputs):
+        raise ValueError(f"{path}: must not be overwritten while it is read; change {name}")
 
 
 @contextmanager
 def atomic_path(path):
-    """Yield a temporary path beside ``path`` that replaces it on success and goes on failure."""
+    """Yield a temporary path beside ``path`` that replaces it on success and goes on failure.
+
+    ``fairseq_contout.files.atomic_file`` does so for the package; to import that, and with it
+    fairseq, would cost every script some seconds.
+    """
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -152,6 +200,11 @@ def atomic_text(path):
             yield file
 
 
+def open_bytes(path):
+    """Open a file, which may be .gz or .xz, to read its bytes unpacked."""
+    return OPENERS.get(Path(path).suffix, open)(path, "rb")
+
+
 def read_lines(path):
     """Yield the lines of a UTF-8 text file (plain, .gz or .xz), without their line ends.
 
@@ -162,10 +215,9 @@ def read_lines(path):
         ValueError: not UTF-8 (with the line), or a damaged archive.
         OSError: no such file.
     """
-    opener = OPENERS.get(Path(path).suffix, open)
     number = 0
     try:
-        with opener(path, "rb") as file:
+        with open_bytes(path) as file:
             for number, raw in enumerate(file, start=1):
                 line = raw.decode("utf-8")
                 yield (line[1:] if number == 1 and line.startswith("\ufeff") else line).rstrip(
@@ -186,3 +238,41 @@ def read_lines(path):
 def tokens(line: str) -> str:
     """Return a line as fairseq will split it: one plain blank between tokens, no control blanks."""
     return " ".join(line.replace("\0", " ").split())
+
+
+def read_text(paths, quiet: bool):
+    """Yield the non-empty lines of several files, tokens separated by one blank.
+
+    Raises:
+        ValueError: a file holds no text.
+    """
+    for path in paths:
+        empty = True
+        for line in progress(read_lines(path), f"reading {Path(path).name}", quiet):
+            line = tokens(line)
+            if line:
+                empty = False
+                yield line
+        if empty:
+            raise ValueError(f"{path}: must hold text to learn from, but is empty; give another")
+
+
+def read_pairs(source, target):
+    """Yield pairs of lines of parallel text.
+
+    Raises:
+        ValueError: an empty file, or files of different lengths.
+    """
+    counts = [0, 0]
+    for pair in zip_longest(read_lines(source), read_lines(target)):
+        counts = [count + (line is not None) for count, line in zip(counts, pair)]
+        if None not in pair:
+            yield pair
+    for path, count in zip((source, target), counts):
+        if not count:
+            raise ValueError(f"{path}: must hold text, but is empty; give the text again")
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"{source} and {target} must have the same number of lines, but have {counts[0]} and "
+            f"{counts[1]}; align them again, or make both from the same parallel text"
+        )

@@ -7,7 +7,6 @@ dictionary or another: what a model learned can be the frozen table of the next.
 ``--encoder-embed-path`` reads such files, and gensim does.
 """
 
-import logging
 import sys
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from preprocess.common import (  # noqa: E402
     describe,
     progress,
     run,
+    without_notes,
 )
 
 #: Where the rows of a table are in a checkpoint: the mean of --table-ema, before what it is of.
@@ -95,12 +95,9 @@ def rows_of_checkpoint(args, dictionary) -> torch.Tensor:
 
 def export(args):
     check_output(args.output)
-    # the plugin brings fairseq's tasks along, which tell of optional packages; with it, torch loads
-    # what fairseq writes
-    logging.disable(logging.INFO)
-    from fairseq_contout.target_table import emittable_rows, load_table
+    with without_notes():  # with the plugin, torch loads what fairseq writes
+        from fairseq_contout.target_table import emittable_rows, load_table
 
-    logging.disable(logging.NOTSET)
     dictionary = load_dictionary(args.dictionary)
     if args.table is None:
         rows = rows_of_checkpoint(args, dictionary)

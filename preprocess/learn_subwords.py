@@ -18,8 +18,8 @@ from preprocess.common import (  # noqa: E402
     number,
     progress,
     read_lines,
+    read_text,
     run,
-    tokens,
 )
 
 
@@ -55,30 +55,13 @@ def parser() -> Parser:
     return parser
 
 
-def read_text(args):
-    """Yield the non-empty lines of all input files, tokens separated by one blank.
-
-    Raises:
-        ValueError: a file holds no text.
-    """
-    for path in args.inputs:
-        empty = True
-        for line in progress(read_lines(path), f"reading {Path(path).name}", args.quiet):
-            line = tokens(line)
-            if line:
-                empty = False
-                yield line
-        if empty:
-            raise ValueError(f"{path}: must hold text to learn from, but is empty; give another")
-
-
 def learn_bpe(args):
     """Write ``PREFIX.codes`` (Sennrich, Haddow & Birch 2016, https://aclanthology.org/P16-1162)."""
     from subword_nmt import learn_bpe as library
 
     output = f"{args.output}.codes"
     check_output(output)
-    words = Counter(word for line in read_text(args) for word in line.split(" "))
+    words = Counter(word for line in read_text(args.inputs, args.quiet) for word in line.split(" "))
     if all(len(word) < 2 for word in words):
         raise ValueError(
             f"{', '.join(args.inputs)}: BPE needs words of two or more characters, but the longest "
@@ -104,7 +87,7 @@ def learn_sentencepiece(args):
     for suffix in (".model", ".vocab"):
         check_output(args.output + suffix)
     # all errors of the text come out here: inside the library they would be wrapped
-    lines = list(read_text(args))
+    lines = list(read_text(args.inputs, args.quiet))
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

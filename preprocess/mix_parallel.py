@@ -11,7 +11,6 @@ Document-Aligned Comparable Data, https://doi.org/10.1613/jair.4986
 """
 
 import sys
-from itertools import zip_longest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout needs no installation
@@ -21,7 +20,7 @@ from preprocess.common import (  # noqa: E402
     atomic_text,
     check_output,
     progress,
-    read_lines,
+    read_pairs,
     run,
 )
 
@@ -54,15 +53,8 @@ def interleave(one: list, other: list) -> list:
 def mix(args):
     check_output(args.output)
     count = 0
-    both = zip_longest(*(read_lines(path) for path in args.input))
     with atomic_text(args.output) as file:
-        for one, other in progress(both, "mixing", args.quiet):
-            if one is None or other is None:
-                shorter, longer = args.input if one is None else args.input[::-1]
-                raise ValueError(
-                    f"{shorter}: must have as many lines as {longer}, but ends after {count}; "
-                    "segment both sides of the same parallel text"
-                )
+        for one, other in progress(read_pairs(*args.input), "mixing", args.quiet):
             count += 1
             file.write(" ".join(interleave(one.split(), other.split())) + "\n")
     print(f"{args.output}: {count} pairs")

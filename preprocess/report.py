@@ -37,33 +37,38 @@ def mean_cosine(rows: torch.Tensor) -> float:
     return (rows.double().sum(dim=0).square().sum().item() - count) / (count * (count - 1))
 
 
-def closest_pairs(rows: torch.Tensor, quiet=True):
-    """Find the two rows at the smallest angle and every row's angle to its nearest row.
+def closest_pairs(rows: torch.Tensor, quiet=True, queries=None):
+    """Find the nearest row of every row, or of some, and the two rows at the smallest angle.
 
-    Exact, in float64, in blocks of :data:`BLOCK` rows: O(V² d) time, no (V, V) matrix.
+    Exact, in float64, in blocks of :data:`BLOCK` rows: O(Q V d) time, no (Q, V) matrix.
+
+    Args:
+        rows: unit rows ``(V, d)``.
+        quiet: without a progress bar.
+        queries: whose nearest rows are looked for, ``(Q,)``; None: all.
 
     Returns:
-        ``(i, j, angles)``: the indices, and ``(V,)`` angles in degrees.
+        ``(i, j, angles)``: the indices, and ``(Q,)`` angles in degrees.
     """
-    rows = rows.double()
-    best = torch.full((len(rows),), -2.0, dtype=torch.float64)
-    where = torch.zeros(len(rows), dtype=torch.long)
-    starts = range(0, len(rows), BLOCK)
-    pairs = [(a, b) for a in starts for b in starts if a <= b]
+    queries = torch.arange(len(rows)) if queries is None else queries
+    best = torch.full((len(queries),), -2.0, dtype=torch.float64)
+    where = torch.zeros(len(queries), dtype=torch.long)
+    starts = range(0, len(queries), BLOCK)
+    pairs = [(a, b) for a in starts for b in range(0, len(rows), BLOCK)]
     for a, b in progress(pairs, "angles", quiet, unit="blocks"):
-        cosines = rows[a : a + BLOCK] @ rows[b : b + BLOCK].t()
-        if a == b:
-            cosines.fill_diagonal_(-2.0)
-        for offset, other, values in ((a, b, cosines), (b, a, cosines.t())):
-            top, index = values.max(dim=1)
-            part = slice(offset, offset + len(top))
-            where[part] = torch.where(top > best[part], index + other, where[part])
-            best[part] = torch.maximum(best[part], top)
+        part = slice(a, a + BLOCK)
+        cosines = rows[queries[part]].double() @ rows[b : b + BLOCK].double().t()
+        own = queries[part] - b  # a row is not its own neighbour
+        here = ((own >= 0) & (own < cosines.size(1))).nonzero().squeeze(1)
+        cosines[here, own[here]] = -2.0
+        top, index = cosines.max(dim=1)
+        where[part] = torch.where(top > best[part], index + b, where[part])
+        best[part] = torch.maximum(best[part], top)
     # near 0 the angle from a cosine is inaccurate, the one from the distance is not
-    distance = (rows - rows[where]).norm(dim=1).clamp(max=2.0)
+    distance = (rows[queries].double() - rows[where].double()).norm(dim=1).clamp(max=2.0)
     angles = torch.rad2deg(2 * torch.asin(distance / 2))
     i = int(angles.argmin())
-    return i, int(where[i]), angles
+    return int(queries[i]), int(where[i]), angles
 
 
 def neighbours(rows: torch.Tensor, symbols, words, count=5) -> dict:
@@ -90,7 +95,15 @@ def frequent_words(dictionary, count=6) -> list:
     return words[50 : 50 + count] or words[:count]  # the commonest words say little
 
 
-def make_report(rows, origin, dictionary, words, *, angles=True, quiet=True) -> dict:
+def drawn_rows(rows: int, number: int, seed: int):
+    """Return which rows' angles are measured: ``(number,)`` drawn ones, None for all of them."""
+    if number >= rows:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(rows, generator=generator)[:number].sort().values
+
+
+def make_report(rows, origin, dictionary, words, *, angles=None, seed=1, quiet=True) -> dict:
     """Return all numbers of the report as a dict that JSON can hold.
 
     Args:
@@ -98,7 +111,10 @@ def make_report(rows, origin, dictionary, words, *, angles=True, quiet=True) -> 
         origin: name for each row.
         dictionary: the fairseq dictionary.
         words: whose neighbours are shown.
-        angles: compare all pairs of rows; left out for very large tables.
+        angles: rows whose nearest row is looked for, drawn where there are more; 0 looks for none,
+            None for those of all.
+        seed: of the draw.
+        quiet: without a progress bar.
     """
     result = {
         "rows": len(rows),
@@ -111,13 +127,16 @@ def make_report(rows, origin, dictionary, words, *, angles=True, quiet=True) -> 
         "smallest_angle_degrees": None,
         "smallest_angle_between": None,
         "median_angle_to_nearest_degrees": None,
+        "angle_rows": 0,
         "neighbours": neighbours(rows, dictionary.symbols, words),
     }
-    if angles and len(rows) > 1:
-        i, j, all_angles = closest_pairs(rows, quiet)
-        result["smallest_angle_degrees"] = all_angles[i].item()
+    if angles != 0 and len(rows) > 1:
+        queries = None if angles is None else drawn_rows(len(rows), angles, seed)
+        i, j, measured = closest_pairs(rows, quiet, queries)
+        result["smallest_angle_degrees"] = measured.min().item()
         result["smallest_angle_between"] = [dictionary.symbols[i], dictionary.symbols[j]]
-        result["median_angle_to_nearest_degrees"] = all_angles.median().item()
+        result["median_angle_to_nearest_degrees"] = measured.median().item()
+        result["angle_rows"] = len(measured)
     return result
 
 
@@ -129,9 +148,11 @@ def render(report: dict) -> str:
         lines.append(f"  {name:<11}{count:>9} rows {100 * share:7.2f} % of the running text")
     if report["smallest_angle_degrees"] is not None:
         between = " and ".join(report["smallest_angle_between"])
-        lines.append(f"smallest angle {report['smallest_angle_degrees']:.2f}° ({between})")
+        some = f", of {report['angle_rows']} rows drawn"
+        drawn = some if report["angle_rows"] < report["rows"] else ""
+        lines.append(f"smallest angle {report['smallest_angle_degrees']:.2f}° ({between}){drawn}")
         median = report["median_angle_to_nearest_degrees"]
-        lines.append(f"median angle to the nearest row {median:.2f}°")
+        lines.append(f"median angle to the nearest row {median:.2f}°{drawn}")
     lines.append(f"mean cosine of two rows {report['mean_cosine']:.4f}")
     for word, found in report["neighbours"].items():
         lines.append(f"near {word}: " + ", ".join(f"{w} {c:.2f}" for w, c in found))

@@ -6,7 +6,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from preprocess import drawing
-from preprocess.common import progress, read_lines
+from preprocess.common import progress, read_text
 from preprocess.fasttext_file import FastTextModel, is_fasttext
 from preprocess.pieces import (
     BAR,
@@ -150,10 +150,8 @@ def from_composition(symbols, args) -> Rows:
     spelling = find_spelling(symbols)
     index = {symbol: i for i, symbol in enumerate(symbols)}
     counts = Counter()
-    for line in progress(read_lines(args.text), f"reading {args.text}", args.quiet):
+    for line in read_text([args.text], args.quiet):
         counts.update((word, tuple(p)) for word, p in split_words(line.split(), spelling))
-    if not counts:
-        raise ValueError(f"{args.text}: must hold segmented text, but is empty; give another file")
     words = {word for word, _ in counts}
     if is_fasttext(path):
         model = FastTextModel(path)

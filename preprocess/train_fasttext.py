@@ -25,6 +25,7 @@ from preprocess.common import (  # noqa: E402
     number,
     progress,
     read_lines,
+    read_text,
     run,
 )
 
@@ -95,24 +96,6 @@ def count_ngrams(words, minn: int, maxn: int) -> int:
     return len(ngrams)
 
 
-def read_words(args) -> Counter:
-    """Return the words of the input with their counts, and check it.
-
-    Raises:
-        ValueError: not UTF-8, or a file without text.
-    """
-    words = Counter()
-    for path in args.input:
-        found = False
-        for line in progress(read_lines(path), f"reading {Path(path).name}", args.quiet):
-            pieces = line.split()
-            words.update(pieces)
-            found = found or bool(pieces)
-        if not found:
-            raise ValueError(f"{path}: must hold text to train on, but is empty; give another")
-    return words
-
-
 @contextmanager
 def one_file(paths, folder):
     """Yield one plain file with the text of all paths: fastText reads just one."""
@@ -173,7 +156,9 @@ def train(args):
             f"--minn must be at most --maxn ({args.maxn}), but is {args.minn}; for no n-grams give "
             "--minn 0 --maxn 0"
         )
-    words = read_words(args)
+    words = Counter()
+    for line in read_text(args.input, args.quiet):
+        words.update(line.split())
     epochs = args.epoch or min(50, max(5, round(SEEN_PIECES / sum(words.values()))))
     bucket = args.bucket
     if bucket is None:

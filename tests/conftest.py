@@ -9,6 +9,7 @@ from types import SimpleNamespace
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tensors are tiny: threads only get in the way
 
 import cli  # noqa: E402
+import language_data  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
@@ -116,6 +117,29 @@ def trained(once, train):
 
     def checkpoint(name):
         folder = once(f"model-{name}", lambda folder: train(folder, *MODELS[name].split()))
+        return folder / "checkpoint_last.pt"
+
+    return checkpoint
+
+
+@pytest.fixture(scope="session")
+def english(once):
+    """Some hundred English sentences for language models: the folder of fairseq's data.
+
+    The text, and a ``table.safetensors``, are in the folder above.
+    """
+    return once("english", language_data.make_data) / "data"
+
+
+@pytest.fixture(scope="session")
+def language_model(once, english):
+    """Return ``language_model(name, *options)``: the checkpoint of one of language_data.MODELS."""
+
+    def checkpoint(name, *options):
+        folder = once(
+            "-".join(["language", name, *options]),
+            lambda folder: language_data.train(english, folder, name, *options),
+        )
         return folder / "checkpoint_last.pt"
 
     return checkpoint

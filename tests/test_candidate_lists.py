@@ -50,6 +50,16 @@ def test_what_is_not_listed_is_never_produced(tiny):
         tiny.table.emittable = emittable
 
 
+@pytest.mark.parametrize("options", [{}, {"min_len": 4}, {"no_repeat_ngram_size": 2}])
+def test_a_list_may_be_shorter_than_a_beam(options, tiny):
+    lists = torch.tensor([[9, 0, 0], [4, 5, 6], [7, 8, 0], [11, 0, 0], [40, 50, 60]])
+    for sentence, best in enumerate(generate(tiny, lists, beam=5, **options)):
+        assert best[0]["score"].isfinite()
+        for hypothesis in best:
+            if hypothesis["score"].isfinite():
+                assert set(hypothesis["tokens"].tolist()) <= {2, 3, *lists[sentence].tolist()} - {0}
+
+
 def test_a_batch_needs_its_lists(tiny):
     generator = tiny.build(LISTS, beam=2)
     with pytest.raises(ValueError, match="for each of the 5 sentences, but has 0; give them as"):

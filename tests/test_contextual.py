@@ -14,25 +14,13 @@ PAIRS = {
 
 
 @pytest.fixture(scope="module")
-def data(once):
-    return once("language", language_data.make_data) / "data"
-
-
-@pytest.fixture(scope="module")
-def paths(once, data):
-    def trained(kind):
-        return [
-            once(f"language-{name}", lambda folder, name=name: train(data, folder, name))
-            / "checkpoint_last.pt"
-            for name in PAIRS[kind]
-        ]
-
-    return trained
+def paths(language_model):
+    return lambda kind: [language_model(name) for name in PAIRS[kind]]
 
 
 @pytest.fixture(scope="module", params=sorted(PAIRS))
-def vectors(request, paths, data):
-    return ContextualVectors.from_checkpoints(*paths(request.param), data)
+def vectors(request, paths, english):
+    return ContextualVectors.from_checkpoints(*paths(request.param), english)
 
 
 WORDS = ["and", "the", "lord", "said", "unto", "him"]
@@ -103,22 +91,22 @@ def test_mix(vectors):
         ScalarMix(7)(layers)
 
 
-def test_wrong_models(paths, data, tmp_path):
+def test_wrong_models(paths, english, tmp_path):
     ahead, back = paths("transformer")
     with pytest.raises(ValueError, match="must be a backward model, but was trained without"):
-        ContextualVectors.from_checkpoints(ahead, ahead, data)
+        ContextualVectors.from_checkpoints(ahead, ahead, english)
     with pytest.raises(ValueError, match="must be a forward model, but was trained with"):
-        ContextualVectors.from_checkpoints(back, back, data)
-    vectors = ContextualVectors.from_checkpoints(ahead, back, data)
+        ContextualVectors.from_checkpoints(back, back, english)
+    vectors = ContextualVectors.from_checkpoints(ahead, back, english)
     with pytest.raises(ValueError, match="but is the string 'and the'; split it"):
         vectors(["and the"])
     assert vectors([]) == []
     with pytest.raises(ValueError, match="as many layers, but they have 1 and 2"):
-        ContextualVectors.from_checkpoints(ahead, paths("lstm")[1], data)
+        ContextualVectors.from_checkpoints(ahead, paths("lstm")[1], english)
     wide = ["--decoder-hidden-size", "24", "--decoder-out-embed-dim", "16"]
-    train(data, tmp_path, "lstm-forward", *wide, updates=1)
+    train(english, tmp_path, "lstm-forward", *wide, updates=1)
     odd = ContextualVectors.from_checkpoints(
-        tmp_path / "checkpoint_last.pt", paths("lstm")[1], data
+        tmp_path / "checkpoint_last.pt", paths("lstm")[1], english
     )
     with pytest.raises(ValueError, match=r"hidden states have \[16, 24\]; train with"):
         odd([WORDS])

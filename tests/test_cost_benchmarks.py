@@ -1,4 +1,4 @@
-"""benchmarks/training_cost.py and memory.py at small sizes: what they run, not how fast it is."""
+"""benchmarks/training_cost.py, memory.py, update_cost.py at small sizes: not how fast it is."""
 
 import json
 import subprocess
@@ -10,7 +10,6 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-import decoding_cost  # noqa: E402
 import layers  # noqa: E402
 import memory  # noqa: E402
 import training_cost  # noqa: E402
@@ -123,18 +122,3 @@ def test_updates_of_whole_models(corpus, tmp_path):
     learned = {name: row["learned_parameters"] for name, row in rows.items()}
     # neither has a number for a target word
     assert learned["linear"] == learned["cosine"] < learned["contrastive"]
-
-
-def test_decoding(tmp_path, capsys):
-    sizes = ["--vocab", "300", "--dim", "16", "--layers", "1", "--sentences", "2", "--length", "3"]
-    methods = ["--methods", "softmax", "exact-int8", "ivf", "--repeats", "1", "--beam", "2"]
-    files = ["--json", str(tmp_path / "rows"), "--plot", str(tmp_path / "rows.png")]
-    decoding_cost.main([*sizes, *methods, *files])
-    rows = json.loads((tmp_path / "rows").read_text())
-    assert [row["method"] for row in rows] == ["softmax", "exact-int8", "ivf"]
-    assert rows[0]["ratio"] == 1 and all(row["seconds"] > 0 for row in rows)
-    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
-    assert "exact-int8            300" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        decoding_cost.main(["--vocab", "5"])
-    assert "--vocab must be 100 or more, but is 5" in capsys.readouterr().err

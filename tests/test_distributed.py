@@ -14,7 +14,7 @@ from cli import USER_DIR
 from factory import FakeTask, collate, make_criterion, make_dictionary, make_model
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
-from fairseq_contout.optim import gather_sparse_gradients
+from fairseq_contout.optim import RowAdam, gather_sparse_gradients, mark_sparse
 
 #: criterions over a frozen table; -tied and -untied: over a learned one
 NAMES = ("cosine", "vmf", "margin", "syn_margin", "power_spherical", "l2", "contrastive")
@@ -105,7 +105,23 @@ def work(rank, port, folder, names):
         if rank == 0:
             changed = state(model, criterion)
             torch.save((loss, changed), Path(folder) / f"{name}.pt")
+    steps = rows_that_step(rank)
+    if rank == 0:
+        torch.save(steps, Path(folder) / "steps.pt")
     torch.distributed.destroy_process_group()
+
+
+def rows_that_step(rank):
+    """Let the first process have a batch that does not count, and return each row's steps."""
+    weight = torch.nn.Parameter(torch.ones(6, 2))
+    mark_sparse(weight)
+    index = torch.tensor([[1, 2], [2, 3]][rank])
+    loss = torch.nn.functional.embedding(index, weight, sparse=True).sum()
+    (rank * loss).backward()
+    gather_sparse_gradients([weight])
+    optimizer = RowAdam([weight], lr=0.1)
+    optimizer.step()
+    return optimizer.state[weight]["row_steps"]
 
 
 def free_port():
@@ -116,6 +132,8 @@ def free_port():
 
 def test_two_processes_equal_one(tmp_path):
     mp.spawn(work, args=(free_port(), str(tmp_path), NAMES), nprocs=2)
+    # row 2 is zero in one process alone
+    assert torch.load(tmp_path / "steps.pt", weights_only=True).tolist() == [0, 0, 1, 1, 0, 0]
     dictionary = make_dictionary()
     for name in NAMES:
         model, criterion = build(tmp_path, dictionary, name)

@@ -3,7 +3,6 @@
 import re
 
 import cli
-import language_data
 import pytest
 import torch
 from fairseq.data import Dictionary
@@ -12,33 +11,19 @@ from language_data import MODELS, load, log_probs, sentences, train
 CAUSAL = sorted(name for name in MODELS if not name.startswith("masked"))
 
 
-@pytest.fixture(scope="module")
-def data(once):
-    return once("language", language_data.make_data) / "data"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(once, data):
-    def trained(name):
-        folder = once(f"language-{name}", lambda folder: train(data, folder, name))
-        return folder / "checkpoint_last.pt"
-
-    return trained
-
-
-def evaluate(data, path, *options):
+def evaluate(english, path, *options):
     output = cli.call(
-        "eval_lm", data, "--path", path, "--gen-subset", "valid", "--sample-break-mode", "eos",
+        "eval_lm", english, "--path", path, "--gen-subset", "valid", "--sample-break-mode", "eos",
         "--batch-size", 7, "--tokens-per-sample", 40, *options,
     )  # fmt: skip
     return float(re.search(r"Loss \(base 2\): ([\d.]+), Perplexity: ([\d.]+)", output)[2])
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-def test_perplexity_is_that_of_every_token_by_itself(data, checkpoint, name):
-    model, task = load(checkpoint(name), data)
+def test_perplexity_is_that_of_every_token_by_itself(english, language_model, name):
+    model, task = load(language_model(name), english)
     eos, total, count = task.dictionary.eos(), 0.0, 0
-    for words in sentences(data):
+    for words in sentences(english):
         if "backward" in name:
             words = words.flip(0)
         read = torch.cat((torch.tensor([eos]), words)).unsqueeze(0)
@@ -51,17 +36,17 @@ def test_perplexity_is_that_of_every_token_by_itself(data, checkpoint, name):
     options = []
     if "backward" in name:
         options = ["--task", "continuous_language_modeling", "--backward"]
-    found = evaluate(data, checkpoint(name), *options)
+    found = evaluate(english, language_model(name), *options)
     assert found == pytest.approx(expected, rel=1e-3)
     assert 20 < found < 2000  # neither certain nor beyond the number of words
     # the table in one piece, or some tokens at a time
-    assert evaluate(data, checkpoint(name), "--softmax-batch", 11, *options) == found
+    assert evaluate(english, language_model(name), "--softmax-batch", 11, *options) == found
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-def test_no_prediction_reads_what_it_predicts(data, checkpoint, name):
+def test_no_prediction_reads_what_it_predicts(english, language_model, name):
     """The gradient of a prediction reaches what was read before it, and nothing else."""
-    model, task = load(checkpoint(name), data)
+    model, task = load(language_model(name), english)
     task.load_dataset("valid")
     embedded = []
     model.decoder.embed_tokens.register_forward_hook(
@@ -70,7 +55,7 @@ def test_no_prediction_reads_what_it_predicts(data, checkpoint, name):
         )
     )
     item = max((task.dataset("valid")[i] for i in range(20)), key=lambda item: len(item["source"]))
-    original = max(sentences(data)[:20], key=len)
+    original = max(sentences(english)[:20], key=len)
     order = original.flip(0) if "backward" in name else original
     assert torch.equal(item["target"][:-1], order)
     hidden = model(item["source"].unsqueeze(0))[0][0]
@@ -84,11 +69,11 @@ def test_no_prediction_reads_what_it_predicts(data, checkpoint, name):
 
 
 @pytest.mark.parametrize("name", ["transformer", "transformer-vmf", "lstm"])
-def test_generation_over_nearest_rows_is_that_over_all(data, checkpoint, name):
+def test_generation_over_nearest_rows_is_that_over_all(english, language_model, name):
     beginning = "and the\nthe\n"
-    options = ["--path", checkpoint(name), "--beam", 4, "--max-len-b", 12, "--nbest", 2]
+    options = ["--path", language_model(name), "--beam", 4, "--max-len-b", 12, "--nbest", 2]
     dense, sparse = [
-        cli.call("interactive", data, *task, *options, stdin=beginning)
+        cli.call("interactive", english, *task, *options, stdin=beginning)
         for task in (
             ("--task", "language_modeling"),
             ("--task", "continuous_language_modeling", "--knn", "8"),
@@ -103,18 +88,18 @@ def test_generation_over_nearest_rows_is_that_over_all(data, checkpoint, name):
             assert ours.score == pytest.approx(theirs.score, abs=1e-3)
 
 
-def test_sampling_from_the_nearest_rows(data, checkpoint):
+def test_sampling_from_the_nearest_rows(english, language_model):
     output = cli.call(
-        "interactive", data, "--task", "continuous_language_modeling", "--path",
-        checkpoint("transformer"), "--sampling", "--sampling-topk", 5, "--beam", 1, "--max-len-b",
-        9, "--seed", 3, stdin="and the\n",
+        "interactive", english, "--task", "continuous_language_modeling", "--path",
+        language_model("transformer"), "--sampling", "--sampling-topk", 5, "--beam", 1,
+        "--max-len-b", 9, "--seed", 3, stdin="and the\n",
     )  # fmt: skip
     (hypothesis,) = cli.translations(output)[0]
     assert hypothesis.text.startswith("and the ")
 
 
-def test_rare_words_are_predicted_though_not_read(data, checkpoint):
-    model, task = load(checkpoint("transformer-few-words"), data)
+def test_rare_words_are_predicted_though_not_read(english, language_model):
+    model, task = load(language_model("transformer-few-words"), english)
     embedding, dictionary = model.decoder.embed_tokens, task.dictionary
     assert len(embedding.weight) == 50 < len(dictionary)
     vectors = embedding(torch.tensor([3, 49, 50, len(dictionary) - 1]))
@@ -141,30 +126,30 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", sorted(ERRORS))
-def test_wrong_options(data, tmp_path, case):
+def test_wrong_options(english, tmp_path, case):
     name, options, message = ERRORS[case]
     with pytest.raises(ValueError) as caught:
-        train(data, tmp_path, name, *options.split())
+        train(english, tmp_path, name, *options.split())
     assert message in str(caught.value)
 
 
-def test_what_a_backward_model_cannot_do(data, checkpoint):
+def test_what_a_backward_model_cannot_do(english, language_model):
     options = ["--task", "continuous_language_modeling", "--backward"]
-    path = checkpoint("transformer-backward")
+    path = language_model("transformer-backward")
     with pytest.raises(ValueError, match="predicts what comes before"):
-        cli.call("interactive", data, *options, "--path", path, stdin="and the\n")
+        cli.call("interactive", english, *options, "--path", path, stdin="and the\n")
     with pytest.raises(ValueError, match="reads blocks from their ends"):
-        evaluate(data, path, *options, "--context-window", 5)
+        evaluate(english, path, *options, "--context-window", 5)
 
 
-def test_the_symbol_before_a_block_is_read_and_not_predicted(data, checkpoint, tmp_path):
-    output = train(data, tmp_path, "transformer", "--add-bos-token")
+def test_the_symbol_before_a_block_is_read_and_not_predicted(english, language_model, tmp_path):
+    output = train(english, tmp_path, "transformer", "--add-bos-token")
     path = tmp_path / "checkpoint_last.pt"
     assert "inf" not in output.rpartition("valid on")[2].replace("info", "").replace("INFO", "")
-    model, task = load(path, data)
+    model, task = load(path, english)
     assert model.decoder.continuous_output.table.scale > 0.1
     eos, bos, total, count = task.dictionary.eos(), task.dictionary.bos(), 0.0, 0
-    for words in sentences(data):
+    for words in sentences(english):
         read = torch.cat((torch.tensor([bos, eos]), words)).unsqueeze(0)
         target = torch.cat((words, torch.tensor([eos])))
         with torch.no_grad():
@@ -172,38 +157,39 @@ def test_the_symbol_before_a_block_is_read_and_not_predicted(data, checkpoint, t
         total -= log_probs(model, hidden).gather(1, target.unsqueeze(1)).sum().item()
         count += len(target)
     expected = torch.tensor(total / count).exp().item()
-    assert evaluate(data, path, "--add-bos-token") == pytest.approx(expected, rel=1e-3)
+    assert evaluate(english, path, "--add-bos-token") == pytest.approx(expected, rel=1e-3)
 
 
-def test_direction_of_a_checkpoint(data, checkpoint):
+def test_direction_of_a_checkpoint(english, language_model):
     with pytest.raises(ValueError, match="reads text backward, but the task gives it forward"):
-        evaluate(data, checkpoint("transformer-backward"))
+        evaluate(english, language_model("transformer-backward"))
     options = ["--task", "continuous_language_modeling", "--backward"]
     with pytest.raises(ValueError, match="reads text forward, but the task gives it backward"):
-        evaluate(data, checkpoint("transformer"), *options)
+        evaluate(english, language_model("transformer"), *options)
 
 
-def test_characters_in_place_of_words(data, tmp_path):
+def test_characters_in_place_of_words(english, tmp_path):
     options = ["--character-embeddings", "--character-filters", "[(1, 4), (2, 4)]"]
-    train(data, tmp_path, "transformer-untied", *options, updates=1)
-    embedding = load(tmp_path / "checkpoint_last.pt", data)[0].decoder.embed_tokens
+    train(english, tmp_path, "transformer-untied", *options, updates=1)
+    embedding = load(tmp_path / "checkpoint_last.pt", english)[0].decoder.embed_tokens
     assert type(embedding).__name__ == "CharacterTokenEmbedder"
 
 
-def test_vectors_of_a_file_are_kept_for_the_words_that_are_read(data, tmp_path):
-    dictionary = Dictionary.load(str(data / "dict.txt"))
+def test_vectors_of_a_file_are_kept_for_the_words_that_are_read(english, tmp_path):
+    dictionary = Dictionary.load(str(english / "dict.txt"))
     lines = [f"{word} " + " ".join(["0.25"] * 16) for word in dictionary.symbols[4:60]]
     (tmp_path / "vectors").write_text("56 16\n" + "\n".join(lines) + "\n")
     options = ["--decoder-embed-path", tmp_path / "vectors", "--input-words", 50, "--lr", 0]
-    train(data, tmp_path, "lstm-l2", *options, updates=1)
-    rows = load(tmp_path / "checkpoint_last.pt", data)[0].decoder.embed_tokens.weight
+    train(english, tmp_path, "lstm-l2", *options, updates=1)
+    rows = load(tmp_path / "checkpoint_last.pt", english)[0].decoder.embed_tokens.weight
     assert rows.shape == (50, 16) and rows[4:].eq(0.25).all()
 
 
-def test_a_softmax_model_is_refused(data, tmp_path):
+def test_a_softmax_model_is_refused(english, tmp_path):
     with pytest.raises(ValueError, match="ends in a softmax"):
         cli.call(
-            "train", data, "--task", "language_modeling", "--arch", "transformer_lm", "--criterion",
-            "cosine", "--batch-size", 20, "--save-dir", tmp_path, "--tokens-per-sample", 40,
-            "--decoder-layers", 1, "--decoder-embed-dim", 16, "--decoder-attention-heads", 2,
+            "train", english, "--task", "language_modeling", "--arch", "transformer_lm",
+            "--criterion", "cosine", "--batch-size", 20, "--save-dir", tmp_path,
+            "--tokens-per-sample", 40, "--decoder-layers", 1, "--decoder-embed-dim", 16,
+            "--decoder-attention-heads", 2,
         )  # fmt: skip

@@ -16,19 +16,9 @@ MASKED = sorted(name for name in MODELS if name.startswith("masked"))
 
 
 @pytest.fixture(scope="module")
-def data(once):
-    return once("language", language_data.make_data) / "data"
-
-
-@pytest.fixture(scope="module")
-def trained(once, data):
+def trained(language_model, english):
     """Return ``trained(name)``: model and task of one of MODELS, the dictionary with <mask>."""
-
-    def loaded(name):
-        folder = once(f"language-{name}", lambda folder: train(data, folder, name))
-        return load(folder / "checkpoint_last.pt", data)
-
-    return loaded
+    return lambda name: load(language_model(name), english)
 
 
 def batch(task, split="valid", size=16):
@@ -103,21 +93,20 @@ def test_words_that_are_not_read_are_targets(trained):
     assert loss.isfinite()
 
 
-def test_a_learned_table_is_tied_unless_told(trained, data, tmp_path):
+def test_a_learned_table_is_tied_unless_told(trained, english, tmp_path):
     model, _ = trained("masked-learned")
     table = model.encoder.continuous_output.table
     assert table.weight is model.encoder.sentence_encoder.embed_tokens.weight
-    train(data, tmp_path, "masked-learned", "--untie-weights-roberta", updates=1)
-    model, _ = load(tmp_path / "checkpoint_last.pt", data)
+    train(english, tmp_path, "masked-learned", "--untie-weights-roberta", updates=1)
+    model, _ = load(tmp_path / "checkpoint_last.pt", english)
     table = model.encoder.continuous_output.table
     assert not torch.equal(table.weight, model.encoder.sentence_encoder.embed_tokens.weight)
 
 
-def test_the_hub_gives_features_and_refuses_to_guess(trained, data, once):
-    trained("masked")  # makes the folder
-    folder = once("language-masked", None)
+def test_the_hub_gives_features_and_refuses_to_guess(language_model, english):
+    path = language_model("masked")
     hub = ContinuousMaskedLanguageModel.from_pretrained(
-        str(folder), "checkpoint_last.pt", str(data), bpe=None
+        str(path.parent), path.name, str(english), bpe=None
     )
     features = hub.extract_features(torch.tensor([[0, 5, 6, 2]]))
     assert features.shape == (1, 4, language_data.DIM)
@@ -125,8 +114,8 @@ def test_the_hub_gives_features_and_refuses_to_guess(trained, data, once):
         hub.fill_mask("and <mask>")
 
 
-def test_a_table_serves_a_dictionary_with_mask_and_without(data, tmp_path):
-    dictionary = Dictionary.load(str(data / "dict.txt"))
+def test_a_table_serves_a_dictionary_with_mask_and_without(english, tmp_path):
+    dictionary = Dictionary.load(str(english / "dict.txt"))
     path = write_table(tmp_path / "table.safetensors", dictionary)
     rows, signature = load_table(path, dictionary), dictionary_signature(dictionary)
     dictionary.add_symbol("<mask>")
@@ -153,8 +142,8 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", sorted(ERRORS))
-def test_wrong_options(data, tmp_path, case):
+def test_wrong_options(english, tmp_path, case):
     name, options, message = ERRORS[case]
     with pytest.raises(ValueError) as caught:
-        train(data, tmp_path, name, *options.split())
+        train(english, tmp_path, name, *options.split())
     assert message in str(caught.value)

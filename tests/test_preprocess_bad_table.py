@@ -79,7 +79,7 @@ def test_bad_input_is_one_line_and_leaves_no_file(files, capsys):
     assert "none.bin: cannot be opened" in message(*fasttext, folder / "none.bin")
     assert "must be a fastText model" in message(*fasttext, folder / "empty.txt")
     compose = ["--source", "compose", "--vectors", folder / "v.vec", "--text"]
-    assert "empty.txt: must hold segmented text" in message(*compose, folder / "empty.txt")
+    assert "empty.txt: must hold text" in message(*compose, folder / "empty.txt")
     (folder / "text").write_text("quite other words\n")
     assert "none of the 3" in message(*compose, folder / "text")
 

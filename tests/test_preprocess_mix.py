@@ -62,9 +62,9 @@ def test_sides_that_do_not_match_are_refused(tmp_path, capsys):
     (tmp_path / "de").write_text("a\nb\n")
     (tmp_path / "en").write_text("A\n")
     output = tmp_path / "mixed"
-    for given in (("de", "en"), ("en", "de")):
+    for given, counts in ((("de", "en"), "2 and 1"), (("en", "de"), "1 and 2")):
         files = [tmp_path / name for name in given]
         assert call("mix_parallel", "--input", *files, "--output", output) == 1
         message = capsys.readouterr().err
-        assert f"{tmp_path / 'en'}: must have as many lines as {tmp_path / 'de'}" in message
-        assert "ends after 1" in message and not output.exists()
+        assert f"{files[0]} and {files[1]} must have the same number of lines, but" in message
+        assert f"have {counts}; align" in message and not output.exists()

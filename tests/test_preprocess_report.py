@@ -135,3 +135,25 @@ def test_frequent_words_are_shown_by_default(tmp_path):
     names = ["the", "dogs@@", ",", "horse", "walks", "\u2581cats", "\u2581of"]
     dictionary = write_dictionary(tmp_path / "dict.txt", names)
     assert report.frequent_words(dictionary) == ["horse", "walks", "\u2581cats"]
+
+
+def test_rows_that_are_drawn_are_compared_with_all(files, capsys, monkeypatch):
+    monkeypatch.setattr(report, "BLOCK", 13)
+    folder, dictionary, _ = files
+    options = ["--report", folder / "r.json", "--angle-rows", 20, "--seed", 3]
+    table = load_table(build(folder, *vec_options(folder), *options), dictionary).double()
+    result = json.loads((folder / "r.json").read_text())
+    drawn = report.drawn_rows(len(dictionary), 20, 3)
+    assert len(drawn.unique()) == 20 and not drawn.equal(torch.arange(20))
+    cosines = table @ table.t()
+    cosines.fill_diagonal_(-2)
+    nearest = torch.rad2deg(torch.acos(cosines.max(1).values[drawn]))
+    assert result["smallest_angle_degrees"] == pytest.approx(nearest.min().item(), abs=1e-4)
+    assert result["median_angle_to_nearest_degrees"] == pytest.approx(
+        nearest.median().item(), abs=1e-4
+    )
+    i = int(drawn[nearest.argmin()])
+    pair = [dictionary[i], dictionary[int(cosines[i].argmax())]]
+    assert result["smallest_angle_between"] == pair and result["angle_rows"] == 20
+    assert "of 20 rows drawn" in capsys.readouterr().out
+    assert report.drawn_rows(20, 20, 3) is None

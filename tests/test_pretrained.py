@@ -1,11 +1,10 @@
 """Translation models that begin with the layers of language models."""
 
 import cli
-import language_data
 import pytest
 import torch
 from fairseq import checkpoint_utils
-from language_data import SIZES, train
+from language_data import SIZES
 
 TRANSLATION = (
     "--arch continuous_transformer --share-all-embeddings --target-table learned --criterion "
@@ -18,43 +17,30 @@ for _side in ("encoder", "decoder"):
 
 
 @pytest.fixture(scope="module")
-def data(once):
-    return once("language", language_data.make_data) / "data"
-
-
-@pytest.fixture(scope="module")
-def pairs(once, data):
+def pairs(once, english):
     """English to itself, in the dictionary of the language models."""
 
     def make(folder):
         for split in ("train", "valid"):
             for lang in ("src", "tgt"):
-                (folder / f"{split}.{lang}").write_text((data.parent / split).read_text())
+                (folder / f"{split}.{lang}").write_text((english.parent / split).read_text())
         cli.call(
             "preprocess", "-s", "src", "-t", "tgt", "--trainpref", folder / "train", "--validpref",
-            folder / "valid", "--destdir", folder / "data", "--srcdict", data / "dict.txt",
+            folder / "valid", "--destdir", folder / "data", "--srcdict", english / "dict.txt",
             "--joined-dictionary", "--workers", 1,
         )  # fmt: skip
 
     return once("pairs", make) / "data"
 
 
-def pretrain(once, data, name, *options):
-    folder = once(
-        "pretrained-" + "".join([name, *options]),
-        lambda folder: train(data, folder, name, *options),
-    )
-    return folder / "checkpoint_last.pt"
+@pytest.fixture(scope="module")
+def causal(language_model):
+    return language_model("transformer")
 
 
 @pytest.fixture(scope="module")
-def causal(once, data):
-    return pretrain(once, data, "transformer")
-
-
-@pytest.fixture(scope="module")
-def masked(once, data):
-    return pretrain(once, data, "masked-learned", "--encoder-normalize-before")
+def masked(language_model):
+    return language_model("masked-learned", "--encoder-normalize-before")
 
 
 def translate(pairs, folder, *options, updates=1):
@@ -82,9 +68,9 @@ def test_layers_of_a_causal_model(pairs, causal, tmp_path, part):
     assert any("encoder_attn" in key for key in found)
 
 
-def test_decoding_needs_no_other_file(pairs, once, data, tmp_path):
+def test_decoding_needs_no_other_file(pairs, causal, tmp_path):
     path = tmp_path / "lm.pt"
-    path.write_bytes(pretrain(once, data, "transformer").read_bytes())
+    path.write_bytes(causal.read_bytes())
     translate(pairs, tmp_path, "--pretrained-decoder", path, updates=3)
     path.unlink()
     output = cli.call(
@@ -107,12 +93,11 @@ def test_a_training_goes_on_from_its_own_layers(pairs, causal, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["table_ema", "table_lr_scale"])
-def test_a_tied_table_begins_with_the_embeddings(pairs, once, data, tmp_path, name):
+def test_a_tied_table_begins_with_the_embeddings(pairs, causal, language_model, tmp_path, name):
     """The rows of the language model, as it read them, whatever either side multiplies."""
-    plain = pretrain(once, data, "transformer")
     flag = f"--{name.replace('_', '-')}"
     value = 0.9 if name == "table_ema" else 4
-    theirs = plain if name == "table_ema" else pretrain(once, data, "transformer", flag, "4")
+    theirs = causal if name == "table_ema" else language_model("transformer", flag, "4")
     given = weights(theirs)["decoder.embed_tokens.weight"]
     given = given if name == "table_ema" else 4 * given
     options = ["--pretrained-decoder", theirs, "--lr", 0, "--seed", 7]
@@ -145,7 +130,7 @@ def test_layers_of_a_masked_model(pairs, masked, tmp_path):
     torch.testing.assert_close(found["encoder.embed_tokens.weight"], rows[:-1])  # no <mask>
 
 
-def test_files_that_do_not_fit(pairs, data, causal, masked, once, tmp_path):
+def test_files_that_do_not_fit(pairs, english, causal, masked, language_model, tmp_path):
     def message(*options):
         with pytest.raises(ValueError) as caught:
             translate(pairs, tmp_path / "out", *options)
@@ -165,32 +150,32 @@ def test_files_that_do_not_fit(pairs, data, causal, masked, once, tmp_path):
     assert "decoder_attention_heads was 2, and decoder_attention_heads is 4" in found
     found = message(flag, causal, "--no-token-positional-embeddings")
     assert "no_token_positional_embeddings was False, and" in found
-    assert "is in the file alone" in message(flag, pretrain(once, data, "lstm"))
-    reads_rows = pretrain(once, data, "transformer-vmf")
+    assert "is in the file alone" in message(flag, language_model("lstm"))
+    reads_rows = language_model("transformer-vmf")
     assert "must have an embedding of each word, but reads" in message(flag, reads_rows)
-    few = pretrain(once, data, "transformer-few-words")
+    few = language_model("transformer-few-words")
     assert "was trained with --input-words 50; train one without" in message(flag, few)
     softmax = tmp_path / "softmax"
     cli.call(
-        "train", data, "--task", "language_modeling", "--arch", "transformer_lm", "--save-dir",
+        "train", english, "--task", "language_modeling", "--arch", "transformer_lm", "--save-dir",
         softmax, "--max-update", 1, "--batch-size", 20, "--tokens-per-sample", 40,
         *SIZES["continuous_transformer_lm"].split(), "--optimizer", "adam", "--lr", 0.01,
     )  # fmt: skip
     assert "has no target table" in message(flag, softmax / "checkpoint_last.pt")
 
 
-def test_options_that_begin_the_same_embeddings(pairs, data, causal, once, tmp_path):
+def test_options_that_begin_the_same_embeddings(pairs, english, causal, language_model, tmp_path):
     def message(*options):
         with pytest.raises(ValueError) as caught:
             translate(pairs, tmp_path / "out", *options)
         return str(caught.value)
 
-    other = pretrain(once, data, "transformer", "--seed", "5")
+    other = language_model("transformer", "--seed", "5")
     found = message("--pretrained-encoder", causal, "--pretrained-decoder", other)
     assert "have different embeddings, but --share-all-embeddings has one for both" in found
     translate(pairs, tmp_path, "--pretrained-encoder", causal, "--pretrained-decoder", causal)
     flag = ["--pretrained-decoder", causal]
-    table = data.parent / "table.safetensors"
+    table = english.parent / "table.safetensors"
     assert f"--table-init {table} both say what" in message(*flag, "--table-init", table)
     vectors = tmp_path / "vectors"
     vectors.write_text("1 16\nthe " + " ".join(["1"] * 16) + "\n")
@@ -198,11 +183,10 @@ def test_options_that_begin_the_same_embeddings(pairs, data, causal, once, tmp_p
     assert f"-embed-path {vectors} both say what the same embeddings are" in found
 
 
-def test_another_dictionary(once, causal, tmp_path):
-    folder = once("language", language_data.make_data)
+def test_another_dictionary(english, causal, tmp_path):
     for split in ("train", "valid"):
         for lang in ("src", "tgt"):
-            (tmp_path / f"{split}.{lang}").write_text((folder / "valid").read_text())
+            (tmp_path / f"{split}.{lang}").write_text((english.parent / "valid").read_text())
     cli.call(
         "preprocess", "-s", "src", "-t", "tgt", "--trainpref", tmp_path / "train", "--validpref",
         tmp_path / "valid", "--destdir", tmp_path / "data", "--joined-dictionary", "--workers", 1,

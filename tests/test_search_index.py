@@ -208,3 +208,21 @@ def test_the_clusters_are_learned_from_all_of_the_table(monkeypatch):
     shape = faiss_index.Shape("ivf", 8, lists=30)
     index = faiss_index.build_index(faiss, shape, 300, chunks)
     assert index.ntotal == 300 and torch.equal(seen[0], table.rows()[4:304:10])
+
+
+@pytest.mark.parametrize("name", INDICES)
+def test_the_same_rows_are_the_same_index_with_any_number_of_threads(name):
+    version = tuple(int(part) for part in faiss.__version__.split(".")[:3])
+    if name == "hnsw" and version < (1, 15, 1):
+        pytest.skip("earlier releases of FAISS add rows in no fixed order")
+    rows = torch.nn.functional.normalize(torch.randn(3000, 16), dim=1)
+    shape = faiss_index.Shape(name, 16, 8, 30, 40, 4)
+    threads, built = faiss.omp_get_max_threads(), []
+    for count in (1, 2, 4, 4):
+        faiss.omp_set_num_threads(count)
+        try:  # in several parts, as a large table's
+            index = faiss_index.build_index(faiss, shape, 3000, lambda: iter(rows.split(1200)))
+        finally:
+            faiss.omp_set_num_threads(threads)
+        built.append(faiss.serialize_index(index).tobytes())
+    assert len(set(built)) == 1

@@ -131,7 +131,11 @@ def test_held_out_text_is_counted(text, capsys):
 @pytest.mark.parametrize(
     "spoil, more, message",
     [
-        (lambda f: (f / "b").write_text("t0\n"), [], "b: must have as many lines as .*a, but ends"),
+        (
+            lambda f: (f / "b").write_text("t0\n"),
+            [],
+            "a and .*b must have the same number of .* and 1;",
+        ),
         (lambda f: [(f / n).write_text("\n") for n in "ab"], [], "a: must hold pairs of 1 to 100"),
         (lambda f: (f / "dict.a").unlink(), [], "dict.a: no such file; make it with fairseq"),
         (lambda f: None, ["--words", "0"], "--words: must be at least 1, but is 0"),
@@ -167,3 +171,30 @@ def test_lexicons_that_do_not_fit_are_refused(text):
     save_lexicon(path, wrong, one, other)
     with pytest.raises(ValueError, match=rf"less than {len(other)}, but go from {len(other)} to"):
         load(folder, one, other)
+
+
+def test_lexicons_that_lack_something_are_refused(text):
+    folder, one, other, options = text
+    path = folder / "lexicon"
+    assert call("build_lexicon", *options) == 0
+    with safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata()
+        whole = {name: file.get_tensor(name) for name in ("best", "frequent")}
+    expected = "must have source_signature, target_signature, best, frequent, but has no "
+    for name in ("best", "frequent", "source_signature", "target_signature"):
+        parts = {key: part for key, part in whole.items() if key != name}
+        save_file(parts, path, metadata={k: v for k, v in metadata.items() if k != name})
+        has = ", ".join(sorted({*metadata, *whole} - {name}))
+        with pytest.raises(ValueError) as error:
+            load(folder, one, other)
+        assert f"--shortlist {path}: {expected}{name} (there are {has}); " in str(error.value)
+        assert "make it again with preprocess/build_lexicon.py" in str(error.value)
+    wrong = (
+        {"best": whole["best"].float()},
+        {"best": whole["best"][0]},
+        {"frequent": whole["best"] + 0},
+    )
+    for parts, found in zip(wrong, ("best must .* float32", "best must .* (50,)", "frequent must")):
+        save_file({**whole, **parts}, path, metadata=metadata)
+        with pytest.raises(ValueError, match=found.replace("(", r"\(").replace(")", r"\)")):
+            load(folder, one, other)

@@ -8,6 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
+import output  # noqa: E402
 import word_similarity  # noqa: E402
 
 
@@ -47,7 +48,8 @@ def test_files_are_checked(tmp_path):
     import argparse
 
     (tmp_path / "a.vec").write_text("1 2\nx 0 1\n")
-    assert word_similarity.named(f"a={tmp_path / 'a.vec'}") == ("a", str(tmp_path / "a.vec"))
+    parse = output.named("FILE.vec, and the file must exist", word_similarity.existing)
+    assert parse(f"a={tmp_path / 'a.vec'}") == ("a", str(tmp_path / "a.vec"))
     for bad in ("a", "=x", f"a={tmp_path / 'none'}"):
-        with pytest.raises(argparse.ArgumentTypeError, match="NAME=FILE.vec"):
-            word_similarity.named(bad)
+        with pytest.raises(argparse.ArgumentTypeError, match="NAME=FILE.vec, and .* but is " + bad):
+            parse(bad)

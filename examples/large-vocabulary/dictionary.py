@@ -5,6 +5,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout needs no installation
+
+from preprocess.common import atomic_text  # noqa: E402
+
 
 def extend(counts: Counter, words, size: int) -> dict:
     """Return words with counts: all of the text, then new ones of the list (count 1) up to a size.
@@ -44,10 +48,8 @@ def main(argv=None):
         found = extend(counts, (word for word in words if word and not word.split()[1:]), args.size)
     except ValueError as error:
         parser.error(str(error))
-    lines = (f"{word} {count}\n" for word, count in found.items())
-    temporary = args.output.with_name(args.output.name + ".tmp")
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.replace(args.output)
+    with atomic_text(args.output) as file:
+        file.writelines(f"{word} {count}\n" for word, count in found.items())
     print(f"{args.output}: {len(found)} words, {len(counts)} of them in the text", file=sys.stderr)
 
 

@@ -38,7 +38,7 @@ fi
 stage_binarise() {
   "$PYTHON" "$EXAMPLES/large-vocabulary/dictionary.py" --text "$PIECES/train.$TARGET_LANG" \
     --words "$WORDS" --size "$VOCABULARY" --output "$PREP_DIR/words.dict"
-  binarise "$BIN_DIR" --trainpref "$PIECES/train" --validpref "$PIECES/valid" \
+  binarise_pairs "$BIN_DIR" --trainpref "$PIECES/train" --validpref "$PIECES/valid" \
     --testpref "$PIECES/test" --tgtdict "$PREP_DIR/words.dict"
 }
 

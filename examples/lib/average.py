@@ -7,7 +7,6 @@ most likely over the validation scores of all the checkpoints.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from fairseq import checkpoint_utils
 from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import fairseq_contout  # noqa: E402, F401  lets torch >= 2.6 load fairseq's checkpoints
+# the package also lets torch >= 2.6 load fairseq's checkpoints
+from fairseq_contout.files import atomic_file  # noqa: E402
 
 
 def average(paths: list) -> dict:
@@ -67,9 +67,8 @@ def main(argv=None):
         state = average(args.checkpoints)
     except ValueError as error:
         parser.error(str(error))
-    temporary = args.output.with_name(args.output.name + ".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, args.output)
+    with atomic_file(args.output) as file:
+        torch.save(state, file)
 
 
 if __name__ == "__main__":

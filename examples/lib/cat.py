@@ -1,14 +1,13 @@
 """Write a text file, which may be .gz or .xz, to standard output as it is."""
 
-import gzip
-import lzma
 import shutil
 import sys
 from pathlib import Path
 
-OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout needs no installation
+
+from preprocess.common import open_bytes  # noqa: E402
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    with OPENERS.get(path.suffix, open)(path, "rb") as file:
+    with open_bytes(sys.argv[1]) as file:
         shutil.copyfileobj(file, sys.stdout.buffer)

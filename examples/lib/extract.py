@@ -5,15 +5,16 @@ prepare.sh). A member is taken from its archive, or from the folder itself, also
 """
 
 import argparse
-import gzip
 import html
-import lzma
-import os
 import re
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout needs no installation
+
+from preprocess.common import OPENERS, atomic_text  # noqa: E402
 
 #: TED training text: lines of these elements are not speech. Titles and descriptions are kept.
 NOT_SPEECH = re.compile(r"</?(url|talkid|keywords|speaker|reviewer|translator|doc)\b")
@@ -21,7 +22,6 @@ WRAPPED = re.compile(r"</?(title|description)>")
 SEGMENT = re.compile(r"<seg\b[^>]*>(.*?)</seg>", re.IGNORECASE | re.DOTALL)
 #: What Python and fairseq take for the end of a line, besides "\n" itself.
 BREAKS = re.compile("[\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]+")
-OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 
 
 def read_archive(archive: Path, member: str) -> bytes:
@@ -64,7 +64,7 @@ def find(folder: Path, member: str, archive: str) -> bytes:
                     except KeyError:
                         pass
         for stem in dict.fromkeys((folder / name, folder / Path(name).name)):
-            for suffix, opener in OPENERS.items():
+            for suffix, opener in {"": open, **OPENERS}.items():
                 path = stem.with_name(stem.name + suffix)
                 if path.is_file():
                     with opener(path, "rb") as file:
@@ -145,11 +145,8 @@ def main(argv=None):
     args.output.mkdir(parents=True, exist_ok=True)
     for split, files in read_specification(sys.stdin, args.splits).items():
         for language, lines in extract_split(args.data_dir, files, languages).items():
-            path = args.output / f"{split}.{language}"
-            temporary = path.with_name(path.name + ".tmp")
-            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            with atomic_text(args.output / f"{split}.{language}") as file:
                 file.writelines(line + "\n" for line in lines)
-            os.replace(temporary, path)
         noun = "sentence pairs" if len(languages) == 2 else "lines"
         print(f"{split}: {len(lines)} {noun}", file=sys.stderr)
 

@@ -79,14 +79,9 @@ prepare() {
 }
 
 stage_binarise() {
-  local split options=(--only-source)
-  for split in train valid test; do
-    options+=("--${split}pref" "$PIECES/$split.$TARGET_LANG")
-  done
-  rm -rf "$BIN_DIR.tmp" "$BIN_DIR"
-  quietly "$FAIRSEQ-preprocess" --destdir "$BIN_DIR.tmp" --workers "$WORKERS" "${options[@]}"
-  cp "$BIN_DIR.tmp/dict.txt" "$BIN_DIR.tmp/dict.$TARGET_LANG.txt" # where prepare.sh looks for it
-  mv "$BIN_DIR.tmp" "$BIN_DIR"
+  binarise "$BIN_DIR" --only-source --trainpref "$PIECES/train.$TARGET_LANG" \
+    --validpref "$PIECES/valid.$TARGET_LANG" --testpref "$PIECES/test.$TARGET_LANG"
+  cp "$BIN_DIR/dict.txt" "$BIN_DIR/dict.$TARGET_LANG.txt" # where prepare.sh looks for it
 }
 
 train() {
@@ -127,19 +122,12 @@ run_perplexity() {
 }
 
 evaluate() {
-  local options=() subset
-  WEIGHTS="$OUT_DIR/checkpoints/checkpoint_$CHECKPOINT.pt"
-  [ -f "$WEIGHTS" ] || die "$WEIGHTS does not exist although the training ended; train without options that save nothing"
+  local subset
+  choose_weights
   for subset in valid test; do
     perplexity "$subset"
   done
-  case $OUTPUT in
-    learned) options+=(--table learned) ;;
-    frozen) options+=(--table "$(basename "$TABLE" .safetensors)") ;;
-  esac
-  [ "$INITIAL" != table ] || options+=(--begins-with "$(basename "$TABLE" .safetensors)")
-  "$PYTHON" "$LIB/score_lm.py" --text "$PIECES" --lang "$TARGET_LANG" --valid "$OUT_DIR/valid.log" --test "$OUT_DIR/test.log" \
-    --train-log "$OUT_DIR/train.log" --train-stats "$OUT_DIR/train_stats.json" \
-    --recipe "$RECIPE" --seed "$SEED" --test-set "$TEST_NAME" --command "$(recipe_command)" \
-    --output "$OUT_DIR/results.jsonl" ${options[@]+"${options[@]}"}
+  result_options "$TEST_NAME"
+  "$PYTHON" "$LIB/score_lm.py" --text "$PIECES" --lang "$TARGET_LANG" --valid "$OUT_DIR/valid.log" \
+    --test "$OUT_DIR/test.log" --output "$OUT_DIR/results.jsonl" "${RESULT_OPTIONS[@]}"
 }

@@ -15,13 +15,12 @@ recipe_options() {
     best) # what docs/ablations.md found with a learned table
       OUTPUT=learned INITIAL=table
       ! tied_table || TABLE_DIM=${EMBED_DIM:-$TABLE_DIM}
-      # vectors of fastText share a direction, which looks like a collapse
-      [ "$TABLE_SOURCE" != fasttext ] || [ -n "$TABLE_OPTIONS" ] || TABLE_OPTIONS=--center
+      center_fasttext
       CRITERION=("${contrastive[@]}")
       ;;
     pretrained) # a language model, which begins with the same rows, before it: pretrain.sh
       OUTPUT=learned INITIAL=language-model TABLE_DIM=${EMBED_DIM:-$TABLE_DIM}
-      [ "$TABLE_SOURCE" != fasttext ] || [ -n "$TABLE_OPTIONS" ] || TABLE_OPTIONS=--center
+      center_fasttext
       CRITERION=("${contrastive[@]}")
       ;;
     best-frozen) # and with a frozen one
@@ -51,6 +50,11 @@ recipe_options() {
     power-spherical) CRITERION=(--criterion power_spherical) ;;
     *) die "RECIPE must be one of softmax, best, best-frozen, pretrained, contrastive, hybrid, cosine-learned, contrastive-frozen, cosine, l2, vmf, vmf-authors, margin, margin-batch, syn-margin, power-spherical, but is $1" ;;
   esac
+}
+
+# Vectors of fastText share a direction, which looks like a collapse where a learned table begins.
+center_fasttext() {
+  [ "$TABLE_SOURCE" != fasttext ] || [ -n "$TABLE_OPTIONS" ] || TABLE_OPTIONS=--center
 }
 
 train() {
@@ -104,15 +108,25 @@ train_once() {
     die "$OUT_DIR holds a training with other options or data: $(differences "$(cat "$OUT_DIR/.stamps/training")" "$identity"); give another OUT_DIR, or delete this one"
   fi
   put_stamp "$OUT_DIR/.stamps/training" "$identity"
-  stage_again "$OUT_DIR" train "$inputs" run_training "${options[@]}"
+  stage_again "$OUT_DIR" train "$inputs" run_training "$OUT_DIR" "$BIN_DIR" "${options[@]}"
 }
 
+# run_training FOLDER DATA OPTIONS…: checkpoints, log and statistics go to FOLDER.
 run_training() {
-  mkdir -p "$OUT_DIR/checkpoints"
+  local folder=$1 data=$2
+  shift 2
+  mkdir -p "$folder/checkpoints"
   # not --log-file: fairseq opens that once more in every epoch, and then writes each line again
-  PYTHONWARNINGS=ignore "$PYTHON" "$LIB/train.py" --stats "$OUT_DIR/train_stats.json" \
-    --save-dir "$OUT_DIR/checkpoints" -- "$FAIRSEQ-train" "$BIN_DIR" \
-    --save-dir "$OUT_DIR/checkpoints" "$@" 2>&1 | tee -a "$OUT_DIR/train.log" | readable >&2
+  PYTHONWARNINGS=ignore "$PYTHON" "$LIB/train.py" --stats "$folder/train_stats.json" \
+    --save-dir "$folder/checkpoints" -- "$FAIRSEQ-train" "$data" \
+    --save-dir "$folder/checkpoints" "$@" 2>&1 | tee -a "$folder/train.log" | readable >&2
+}
+
+# Set WEIGHTS, the checkpoint that is evaluated.
+choose_weights() {
+  WEIGHTS="$OUT_DIR/checkpoints/checkpoint_$CHECKPOINT.pt"
+  [ "$CHECKPOINT" != average ] || average
+  [ -f "$WEIGHTS" ] || die "$WEIGHTS does not exist although the training ended; train without options that save nothing"
 }
 
 # The mean of the weights after the last AVERAGE epochs.
@@ -185,27 +199,33 @@ recipe_command() {
   [ ${#EXTRA[@]} -eq 0 ] || printf ' %q' "${EXTRA[@]}"
 }
 
-# score NAME REFERENCE TITLE FOLDER: one JSON line to OUT_DIR/decode/NAME.json
-score() {
-  local options=(--recipe "$RECIPE" --seed "$SEED" --test-set "$3" --target-lang "$TARGET_LANG")
-  options+=(--command "$(recipe_command)" --lenpen "$BEST_LENPEN")
+# result_options TITLE: set RESULT_OPTIONS, what is told of any model beside its scores.
+result_options() {
+  RESULT_OPTIONS=(--recipe "$RECIPE" --seed "$SEED" --test-set "$1" --command "$(recipe_command)"
+    --train-log "$OUT_DIR/train.log" --train-stats "$OUT_DIR/train_stats.json")
   case $OUTPUT in
-    learned) options+=(--table learned) ;;
-    frozen) options+=(--table "$(basename "$TABLE" .safetensors)") ;;
+    learned) RESULT_OPTIONS+=(--table learned) ;;
+    frozen) RESULT_OPTIONS+=(--table "$(basename "$TABLE" .safetensors)") ;;
   esac
   case $INITIAL in
-    table) options+=(--begins-with "$(basename "$TABLE" .safetensors)") ;;
-    inputs) options+=(--begins-with "$(basename "$ENCODER_VECTORS" .vec)") ;;
-    language-model) options+=(--begins-with language-model --pretrain-stats "$LM_DIR/train_stats.json") ;;
+    table) RESULT_OPTIONS+=(--begins-with "$(basename "$TABLE" .safetensors)") ;;
+    inputs) RESULT_OPTIONS+=(--begins-with "$(basename "$ENCODER_VECTORS" .vec)") ;;
+    language-model) RESULT_OPTIONS+=(--begins-with language-model) ;;
   esac
+}
+
+# score NAME REFERENCE TITLE FOLDER: one JSON line to OUT_DIR/decode/NAME.json
+score() {
+  local options=(--target-lang "$TARGET_LANG" --lenpen "$BEST_LENPEN")
+  [ "$INITIAL" != language-model ] || options+=(--pretrain-stats "$LM_DIR/train_stats.json")
   [ "$SCORE" = detokenized ] || options+=(--tokenized)
   [ "$LOWERCASE" = 0 ] || options+=(--lowercase)
   options+=(--reference-tokens "$4/clean/test.$TARGET_LANG" --train-text "$PREP_DIR/clean/train.$TARGET_LANG")
   say "score $3"
+  result_options "$3"
   "$PYTHON" "$LIB/score.py" --beam "$OUT_DIR/decode/$1.beam$BEAM.log" \
     --greedy "$OUT_DIR/decode/$1.beam1.log" --reference "$2" \
-    --train-log "$OUT_DIR/train.log" --train-stats "$OUT_DIR/train_stats.json" \
-    --output "$OUT_DIR/decode/$1.json" "${options[@]}"
+    --output "$OUT_DIR/decode/$1.json" "${RESULT_OPTIONS[@]}" "${options[@]}"
 }
 
 # Errors in TEST_SETS should not wait for the end of a training.
@@ -231,17 +251,10 @@ evaluate_one() {
   score "$1" "$(reference "$3")" "$4" "$3"
 }
 
-# Set WEIGHTS, the checkpoint to decode with, and BEST_LENPEN.
-choose_weights() {
-  WEIGHTS="$OUT_DIR/checkpoints/checkpoint_$CHECKPOINT.pt"
-  [ "$CHECKPOINT" != average ] || average
-  [ -f "$WEIGHTS" ] || die "$WEIGHTS does not exist although the training ended; train without options that save nothing"
-  tune_lenpen
-}
-
 evaluate() {
   local prefix prefixes name lines=()
   choose_weights
+  tune_lenpen
   IFS=, read -r -a prefixes <<<"$TEST_SETS"
   for prefix in ${prefixes[@]+"${prefixes[@]}"}; do
     name=${prefix##*/}

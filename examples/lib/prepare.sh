@@ -237,7 +237,7 @@ segment() {
 }
 
 stage_binarise() {
-  binarise "$BIN_DIR" --trainpref "$PIECES/train" --validpref "$PIECES/valid" \
+  binarise_pairs "$BIN_DIR" --trainpref "$PIECES/train" --validpref "$PIECES/valid" \
     --testpref "$PIECES/test" ${PREPROCESS_OPTIONS[@]+"${PREPROCESS_OPTIONS[@]}"}
 }
 
@@ -246,9 +246,13 @@ binarise() {
   local folder=$1
   shift
   rm -rf "$folder.tmp" "$folder"
-  quietly "$FAIRSEQ-preprocess" --source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG" \
-    --destdir "$folder.tmp" --workers "$WORKERS" "$@"
+  quietly "$FAIRSEQ-preprocess" --destdir "$folder.tmp" --workers "$WORKERS" "$@"
   mv "$folder.tmp" "$folder"
+}
+
+# The same for parallel text.
+binarise_pairs() {
+  binarise "$@" --source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG"
 }
 
 train_fasttext() {
@@ -289,6 +293,6 @@ binarise_test_set() {
   for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
     segment "$folder/clean/test.$lang" "$folder/pieces/test.$lang"
   done
-  binarise "$folder/bin" --testpref "$folder/pieces/test" \
+  binarise_pairs "$folder/bin" --testpref "$folder/pieces/test" \
     --srcdict "$BIN_DIR/dict.$SOURCE_LANG.txt" --tgtdict "$BIN_DIR/dict.$TARGET_LANG.txt"
 }

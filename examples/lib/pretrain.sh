@@ -12,13 +12,14 @@ check_pretraining() {
     die "PRETRAIN_UPDATES must be a number of updates, 1 or more, but is $PRETRAIN_UPDATES"
   local lang
   for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
-    mono_files "$lang" >/dev/null
+    mono_files "$lang"
   done
 }
 
-# mono_files LANG: the files of MONO_TEXT in this language, a line each.
+# mono_files LANG: set MONO_FILES, the files of MONO_TEXT in this language.
 mono_files() {
   local prefix prefixes suffix found lang
+  MONO_FILES=()
   IFS=, read -r -a prefixes <<<"$MONO_TEXT"
   for prefix in ${prefixes[@]+"${prefixes[@]}"}; do
     found=
@@ -26,7 +27,7 @@ mono_files() {
       for suffix in '' .gz .xz; do
         [ -f "$prefix.$lang$suffix" ] || continue
         found=1
-        [ "$lang" != "$1" ] || echo "$prefix.$lang$suffix"
+        [ "$lang" != "$1" ] || MONO_FILES+=("$prefix.$lang$suffix")
       done
     done
     [ -n "$found" ] || die "MONO_TEXT names $prefix, but there is no $prefix.$SOURCE_LANG or $prefix.$TARGET_LANG (or .gz, .xz)"
@@ -35,14 +36,13 @@ mono_files() {
 
 # Set LANGUAGE_MODEL: a checkpoint in PREP_DIR, which several runs may share.
 pretrain() {
-  local lang file option files=() options inputs
+  local lang files=() options inputs
   LANGUAGE_MODEL=
   [ "$INITIAL" = language-model ] || return 0
   lock_folder "$PREP_DIR" wait
   for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
-    while IFS= read -r file; do
-      files+=("$file")
-    done < <(mono_files "$lang")
+    mono_files "$lang"
+    files+=(${MONO_FILES[@]+"${MONO_FILES[@]}"})
   done
   stage "$PREP_DIR" monolingual "text=$(checksum /dev/null ${files[@]+"${files[@]}"}) length=$MAX_LENGTH" stage_monolingual
   # sentence by sentence, as a decoder reads them; sizes are those of the translation model
@@ -53,50 +53,48 @@ pretrain() {
     --total-num-update "$PRETRAIN_UPDATES" --max-update "$PRETRAIN_UPDATES" --max-tokens 4096
     --skip-invalid-size-inputs-valid-test --no-epoch-checkpoints --seed "$PREP_SEED"
     --log-format simple --log-interval 50)
-  while IFS= read -r option; do
-    options+=("$option")
-  done < <(sizes_of_decoder ${MODEL_OPTIONS[@]+"${MODEL_OPTIONS[@]}"} ${EXTRA[@]+"${EXTRA[@]}"})
+  sizes_of_decoder ${MODEL_OPTIONS[@]+"${MODEL_OPTIONS[@]}"} ${EXTRA[@]+"${EXTRA[@]}"}
+  options+=(${SIZES[@]+"${SIZES[@]}"})
   inputs="${options[*]} data=$(checksum "$PREP_DIR/mono-bin/dict.txt" "$PREP_DIR"/mono-bin/*.bin) TABLE=$(checksum "$TABLE")"
   inputs=${inputs//$ROOT\//}
   # other options make another model, beside this one
   LM_DIR=$PREP_DIR/language-model-$(checksum - <<<"$inputs")
   LANGUAGE_MODEL=$LM_DIR/checkpoints/checkpoint_last.pt
-  stage "$LM_DIR" language-model "$inputs" run_pretraining "${options[@]}" --table-init "$TABLE"
+  stage "$LM_DIR" language-model "$inputs" run_training "$LM_DIR" "$PREP_DIR/mono-bin" \
+    "${options[@]}" --table-init "$TABLE"
   TABLE= # the language model's embeddings began with it
   unlock_folder "$PREP_DIR"
 }
 
-# A line for each option that gives a decoder, and so a language model, its size.
+# sizes_of_decoder OPTIONS…: set SIZES, those that give a decoder, and so a language model, its size.
 sizes_of_decoder() {
   local sizes='--decoder-(layers|embed-dim|ffn-embed-dim|attention-heads)'
+  SIZES=()
   while [ $# -gt 0 ]; do
     if [[ $1 =~ ^$sizes= ]]; then
-      printf '%s\n' "$1"
+      SIZES+=("$1")
     elif [[ $1 =~ ^$sizes$ ]] && [ $# -gt 1 ]; then
-      printf '%s\n' "$1" "$2"
+      SIZES+=("$1" "$2")
     fi
     shift
   done
 }
 
 stage_monolingual() {
-  local lang files file options=(--tokenize --max-length "$MAX_LENGTH")
+  local lang file options=(--tokenize --max-length "$MAX_LENGTH")
   [ "$LOWERCASE" = 0 ] || options+=(--lowercase)
   for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
-    files=()
-    while IFS= read -r file; do
-      files+=("$file")
-    done < <(mono_files "$lang")
+    mono_files "$lang"
     : >"$PIECES/mono.$lang"
-    [ ${#files[@]} -gt 0 ] || continue
+    [ ${#MONO_FILES[@]} -gt 0 ] || continue
     if declare -F normalize_text >/dev/null; then
-      for file in "${files[@]}"; do
+      for file in "${MONO_FILES[@]}"; do
         "$PYTHON" "$LIB/cat.py" "$file"
       done | normalize_text "$lang" >"$CLEAN/mono.normalized"
-      files=("$CLEAN/mono.normalized")
+      MONO_FILES=("$CLEAN/mono.normalized")
     fi
     "$PYTHON" "$ROOT/preprocess/clean_monolingual.py" --language "$lang" "${options[@]}" \
-      --output "$CLEAN/mono.$lang" "${files[@]}"
+      --output "$CLEAN/mono.$lang" "${MONO_FILES[@]}"
     rm -f "$CLEAN/mono.normalized"
     if declare -F finish_text >/dev/null; then
       finish_text "$lang" <"$CLEAN/mono.$lang" >"$CLEAN/mono.$lang.tmp"
@@ -107,16 +105,6 @@ stage_monolingual() {
   cat "$PIECES/train.$SOURCE_LANG" "$PIECES/mono.$SOURCE_LANG" \
     "$PIECES/train.$TARGET_LANG" "$PIECES/mono.$TARGET_LANG" >"$PIECES/mono.train"
   cat "$PIECES/valid.$SOURCE_LANG" "$PIECES/valid.$TARGET_LANG" >"$PIECES/mono.valid"
-  rm -rf "$PREP_DIR/mono-bin.tmp" "$PREP_DIR/mono-bin"
-  quietly "$FAIRSEQ-preprocess" --only-source --trainpref "$PIECES/mono.train" \
-    --validpref "$PIECES/mono.valid" --srcdict "$BIN_DIR/dict.$TARGET_LANG.txt" \
-    --destdir "$PREP_DIR/mono-bin.tmp" --workers "$WORKERS"
-  mv "$PREP_DIR/mono-bin.tmp" "$PREP_DIR/mono-bin"
-}
-
-run_pretraining() {
-  mkdir -p "$LM_DIR"
-  PYTHONWARNINGS=ignore "$PYTHON" "$LIB/train.py" --stats "$LM_DIR/train_stats.json" \
-    --save-dir "$LM_DIR/checkpoints" -- "$FAIRSEQ-train" "$PREP_DIR/mono-bin" \
-    --save-dir "$LM_DIR/checkpoints" "$@" 2>&1 | tee -a "$LM_DIR/train.log" | readable >&2
+  binarise "$PREP_DIR/mono-bin" --only-source --trainpref "$PIECES/mono.train" \
+    --validpref "$PIECES/mono.valid" --srcdict "$BIN_DIR/dict.$TARGET_LANG.txt"
 }

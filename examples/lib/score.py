@@ -6,7 +6,6 @@ are compared with the reference file as it is.
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections import Counter
@@ -15,6 +14,10 @@ from pathlib import Path
 from sacrebleu.metrics import BLEU, CHRF
 from sacremoses import MosesDetokenizer
 from word_f1 import word_f1
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout needs no installation
+
+from preprocess.common import atomic_text  # noqa: E402
 
 #: fairseq's summary of an epoch of training: only that has a "train_wall".
 EPOCH = re.compile(r"\bepoch 0*(\d+) \|.*\| num_updates (\d+) \|.*\| train_wall (\d+)")
@@ -90,9 +93,21 @@ def training_cost(log: Path, stats: Path) -> dict:
 
 def write_result(path: Path, result: dict):
     """Write a result as one line of JSON, atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with atomic_text(path) as file:
+        file.write(json.dumps(result) + "\n")
+
+
+def add_result_args(parser):
+    """Add what the results of all models tell: their training, and how to get them again."""
+    parser.add_argument("--train-log", type=Path, required=True)
+    parser.add_argument("--train-stats", type=Path, required=True)
+    parser.add_argument("--recipe", required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--test-set", required=True, help="name for the result")
+    parser.add_argument("--table", help="name of the target table")
+    parser.add_argument("--begins-with", help="name of the rows that embeddings began with")
+    parser.add_argument("--command", help="how to get the result again")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file")
 
 
 def parse(argv=None):
@@ -105,17 +120,9 @@ def parse(argv=None):
     parser.add_argument("--target-lang", required=True)
     parser.add_argument("--tokenized", action="store_true", help="score tokens as they are")
     parser.add_argument("--lowercase", action="store_true", help="score without case")
-    parser.add_argument("--train-log", type=Path, required=True)
-    parser.add_argument("--train-stats", type=Path, required=True)
-    parser.add_argument("--recipe", required=True)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--test-set", required=True, help="name for the result")
     parser.add_argument("--lenpen", type=float, default=1.0, help="of the beam search")
-    parser.add_argument("--table", help="name of the target table")
-    parser.add_argument("--begins-with", help="name of the rows that embeddings began with")
     parser.add_argument("--pretrain-stats", type=Path, help="of a language model before it")
-    parser.add_argument("--command", help="how to get the result again")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file")
+    add_result_args(parser)
     return parser.parse_args(argv)
 
 

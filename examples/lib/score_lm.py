@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from score import read_lines, training_cost, write_result
+from score import add_result_args, read_lines, training_cost, write_result
 
 EVALUATED = re.compile(r"Evaluated ([\d,]+) tokens")
 PERPLEXITY = re.compile(r"Loss \(base 2\): -?(?:[\d.]+|inf|nan), Perplexity: ([\d.]+|inf|nan)")
@@ -43,15 +43,7 @@ def main(argv=None):
     parser.add_argument("--test", type=Path, required=True, help="output of fairseq-eval-lm")
     parser.add_argument("--text", type=Path, required=True, help="folder with SUBSET.LANG")
     parser.add_argument("--lang", required=True)
-    parser.add_argument("--train-log", type=Path, required=True)
-    parser.add_argument("--train-stats", type=Path, required=True)
-    parser.add_argument("--recipe", required=True)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--test-set", required=True, help="name for the result")
-    parser.add_argument("--table", help="name of the target table")
-    parser.add_argument("--begins-with", help="name of the rows that the table began with")
-    parser.add_argument("--command", required=True, help="how to get the result again")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file")
+    add_result_args(parser)
     args = parser.parse_args(argv)
     result = {
         "recipe": args.recipe,

@@ -4,10 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-
-def read_lines(path: Path) -> list:
-    """Return the lines of a UTF-8 file; only "\\n" ends a line."""
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+from score import read_lines
 
 
 def main(argv=None):

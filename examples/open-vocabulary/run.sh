@@ -59,6 +59,7 @@ translate() {
 
 evaluate() { # in place of that of the other recipes
   choose_weights
+  tune_lenpen
   lock_folder "$PREP_DIR" wait
   stage "$PREP_DIR" text "" stage_text
   if [ "$OUTPUT" = frozen ]; then

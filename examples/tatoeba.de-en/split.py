@@ -7,10 +7,13 @@ such a group: the same release always gives the same parts.
 
 import argparse
 import hashlib
-import os
 import sys
 import zipfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout needs no installation
+
+from preprocess.common import atomic_text  # noqa: E402
 
 #: Pairs wanted in each of valid and test, and the largest share of all pairs these may be.
 WANTED, LARGEST_SHARE = 2000, 0.1
@@ -78,11 +81,8 @@ def main(argv=None):
     args.output.mkdir(parents=True, exist_ok=True)
     for part, pairs in split(read_pairs(args.archive)).items():
         for side, language in enumerate(("de", "en")):
-            path = args.output / f"{part}.{language}"
-            temporary = path.with_name(path.name + ".tmp")
-            lines = (" ".join(pair[side].split()) + "\n" for pair in pairs)
-            temporary.write_text("".join(lines), encoding="utf-8")
-            os.replace(temporary, path)
+            with atomic_text(args.output / f"{part}.{language}") as file:
+                file.writelines(" ".join(pair[side].split()) + "\n" for pair in pairs)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from torch import nn
 from fairseq_contout.criterions.base import TASK_MARK, ContinuousCriterion
 from fairseq_contout.kept_table import KeptTable, fingerprint
 from fairseq_contout.learned_table import LearnedTable
-from fairseq_contout.models.continuous_output import ContinuousOutput
+from fairseq_contout.models.continuous_output import ContinuousOutput, tie_decoder_input
 from fairseq_contout.models.options import FROZEN_OPTIONS, LEARNED, TABLE_DTYPES, is_tied
 from fairseq_contout.optim import mark_sparse
 from fairseq_contout.scores import check_score
@@ -69,6 +69,26 @@ def build_output(args, task, model, feature_dim: int, reader=None) -> Continuous
         layer_norm=getattr(args, "output_layer_norm", None) or False,
         dropout=getattr(args, "output_dropout", None) or 0.0,
     )
+
+
+def attach_output(args, task, model, feature_dim: int, kind=None):
+    """Give a model's decoder the continuous output and the input that the options ask for.
+
+    Args:
+        args: the model's options.
+        task: the task, whose target dictionary the rows belong to.
+        model: fairseq's model.
+        feature_dim: dimension of the decoder's features.
+        kind: the decoder's class from now on, where fairseq makes decoders without a hook.
+
+    Raises:
+        ValueError: a table, criterion or input that does not fit.
+    """
+    output = build_output(args, task, model, feature_dim)
+    if kind is not None:
+        model.decoder.__class__ = kind
+    model.decoder.attach(output)
+    tie_decoder_input(args, model, output.table)
 
 
 def _use_sparse_gradients(model, table: TargetTable):

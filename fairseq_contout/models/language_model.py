@@ -13,8 +13,8 @@ from fairseq.models.transformer_lm import (
     base_lm_architecture,
 )
 
-from fairseq_contout.models.build import build_output, forget_vectors
-from fairseq_contout.models.continuous_output import ContinuousDecoder, tie_decoder_input
+from fairseq_contout.models.build import attach_output, forget_vectors
+from fairseq_contout.models.continuous_output import ContinuousDecoder
 from fairseq_contout.models.lstm import ContinuousLSTMDecoder
 from fairseq_contout.models.options import add_continuous_args, add_input_args, check_options
 from fairseq_contout.models.shortlist_embedding import read_fewer_words
@@ -76,32 +76,47 @@ def _check_language_model(args, task):
     forget_vectors(args)
 
 
-def _attach(args, task, model, kind, feature_dim: int):
-    # fairseq makes the decoders of language models without a hook: the class is changed afterwards
-    decoder = model.decoder
-    read_fewer_words(args, task.source_dictionary, decoder)
-    output = build_output(args, task, model, feature_dim)
-    decoder.__class__ = kind
-    decoder.attach(output)
-    tie_decoder_input(args, model, output.table)
-    return model
+class _ContinuousLanguageModel:
+    """Mixin that gives a language model of fairseq a continuous output: put it before its class.
 
+    Attributes:
+        decoder_class: of the decoder with the output.
+        feature_option: the option that says the dimension of the decoder's features.
+    """
 
-class _WithoutBeginning:
-    """Mixin: the ``<s>`` that ``--add-bos-token`` puts before a block is read, never predicted."""
+    decoder_class, feature_option = None, None
+
+    @classmethod
+    def build_model(cls, args, task):
+        """Build a new model instance.
+
+        Raises:
+            ValueError: a table, criterion or flag that does not fit, named with the remedy.
+        """
+        _check_language_model(args, task)
+        model = super().build_model(args, task)
+        read_fewer_words(args, task.source_dictionary, model.decoder)
+        feature_dim = getattr(args, cls.feature_option)
+        attach_output(args, task, model, feature_dim, cls.decoder_class)
+        return model
 
     def get_targets(self, sample, net_output):
-        """Return the tokens to predict, padding elsewhere: ``(B, T)``."""
+        """Return the tokens to predict, padding elsewhere: ``(B, T)``.
+
+        The ``<s>`` that ``--add-bos-token`` puts before a block is read, never predicted.
+        """
         target = super().get_targets(sample, net_output)
         return without_beginning(target, self.decoder.dictionary)
 
 
 @register_model("continuous_transformer_lm")
-class ContinuousTransformerLanguageModel(_WithoutBeginning, TransformerLanguageModel):
+class ContinuousTransformerLanguageModel(_ContinuousLanguageModel, TransformerLanguageModel):
     """Transformer language model whose decoder predicts rows of a target table.
 
     All options of fairseq's ``transformer_lm`` work, but those that shape a softmax.
     """
+
+    decoder_class, feature_option = ContinuousTransformerLMDecoder, "decoder_output_dim"
 
     @classmethod
     def hub_models(cls):
@@ -116,22 +131,15 @@ class ContinuousTransformerLanguageModel(_WithoutBeginning, TransformerLanguageM
 
     @classmethod
     def build_model(cls, args, task):
-        """Build a new model instance.
-
-        Raises:
-            ValueError: a table, criterion or flag that does not fit, named with the remedy.
-        """
-        _check_language_model(args, task)
+        """Build a new model instance, as the mixin does."""
         for name in _CHARACTERS:  # fairseq's architecture functions leave these out
             if getattr(args, name, None) is None:
                 setattr(args, name, getattr(TransformerLanguageModelConfig, name))
-        model = super().build_model(args, task)
-        kind = ContinuousTransformerLMDecoder
-        return _attach(args, task, model, kind, model.decoder.output_embed_dim)
+        return super().build_model(args, task)
 
 
 @register_model("continuous_lstm_lm")
-class ContinuousLSTMLanguageModel(_WithoutBeginning, LSTMLanguageModel):
+class ContinuousLSTMLanguageModel(_ContinuousLanguageModel, LSTMLanguageModel):
     """LSTM language model whose decoder predicts rows of a target table.
 
     All options of fairseq's ``lstm_lm`` work, but those that shape a softmax.
@@ -140,23 +148,14 @@ class ContinuousLSTMLanguageModel(_WithoutBeginning, LSTMLanguageModel):
     https://aclanthology.org/Q19-1039
     """
 
+    decoder_class, feature_option = ContinuousLSTMDecoder, "decoder_out_embed_dim"
+
     @staticmethod
     def add_args(parser):
         """Add model-specific arguments to the parser."""
         LSTMLanguageModel.add_args(parser)
         add_continuous_args(parser)
         add_input_args(parser)
-
-    @classmethod
-    def build_model(cls, args, task):
-        """Build a new model instance.
-
-        Raises:
-            ValueError: a table, criterion or flag that does not fit, named with the remedy.
-        """
-        _check_language_model(args, task)
-        model = super().build_model(args, task)
-        return _attach(args, task, model, ContinuousLSTMDecoder, args.decoder_out_embed_dim)
 
 
 #: fairseq's sizes without an adaptive softmax

@@ -3,8 +3,8 @@
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
 from fairseq.models.lstm import LSTMDecoder, LSTMModel
 
-from fairseq_contout.models.build import build_output, forget_vectors
-from fairseq_contout.models.continuous_output import ContinuousDecoder, tie_decoder_input
+from fairseq_contout.models.build import attach_output, forget_vectors
+from fairseq_contout.models.continuous_output import ContinuousDecoder
 from fairseq_contout.models.options import add_continuous_args, check_options
 
 
@@ -36,17 +36,8 @@ class ContinuousLSTMModel(LSTMModel):
         check_options(args)
         forget_vectors(args)
         model = super().build_model(args, task)
-        decoder = model.decoder
-        output = build_output(args, task, model, args.decoder_out_embed_dim)
-        # LSTMModel makes its decoder without a hook: the class is changed afterwards
-        decoder.__class__ = ContinuousLSTMDecoder
-        decoder.attach(output)
-        tie_decoder_input(args, model, output.table)
+        attach_output(args, task, model, args.decoder_out_embed_dim, ContinuousLSTMDecoder)
         return model
-
-    def get_normalized_probs(self, net_output, log_probs, sample=None):
-        """Return (log-)probabilities over the dictionary, ``(B, T, V)``."""
-        return self.decoder.get_normalized_probs(net_output, log_probs, sample)
 
 
 def _register_architectures():

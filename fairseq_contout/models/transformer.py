@@ -3,8 +3,8 @@
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
 from fairseq.models.transformer import TransformerDecoderBase, TransformerModel
 
-from fairseq_contout.models.build import build_output, forget_vectors
-from fairseq_contout.models.continuous_output import ContinuousDecoder, tie_decoder_input
+from fairseq_contout.models.build import attach_output, forget_vectors
+from fairseq_contout.models.continuous_output import ContinuousDecoder
 from fairseq_contout.models.options import add_continuous_args, check_options
 from fairseq_contout.models.pretrained import add_pretrained_args, load_pretrained
 
@@ -56,15 +56,8 @@ class ContinuousTransformerModel(TransformerModel):
         forget_vectors(args)
         model = super().build_model(args, task)
         load_pretrained(args, model)  # first: a table may be tied to the embeddings
-        decoder = model.decoder
-        output = build_output(args, task, model, decoder.output_embed_dim)
-        decoder.attach(output)
-        tie_decoder_input(args, model, output.table)
+        attach_output(args, task, model, model.decoder.output_embed_dim)
         return model
-
-    def get_normalized_probs(self, net_output, log_probs, sample=None):
-        """Return (log-)probabilities over the dictionary, ``(B, T, V)``."""
-        return self.decoder.get_normalized_probs(net_output, log_probs, sample)
 
 
 def _register_architectures():

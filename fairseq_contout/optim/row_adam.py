@@ -23,7 +23,8 @@ class RowAdam(Adam):
     """Adam whose moments and number of steps belong to each row, where a gradient is sparse.
 
     A row that has a gradient takes the step that Adam would take if the updates in which it had
-    none had not been: with t the updates in which the row had one,
+    none had not been; one that is exactly 0 in all of its numbers, over all processes, is none.
+    With t the updates in which the row had one,
 
         m ← β1 m + (1 - β1) g,   v ← β2 v + (1 - β2) g²,
         e ← e - lr λ e - lr √(1 - β2^t) / (1 - β1^t) · m / (√v + ε)
@@ -87,6 +88,9 @@ class RowAdam(Adam):
 
     def _step_rows(self, parameter: Tensor, gradient: Tensor, group: dict):
         index, values = gradient.indices()[0], gradient.values().float()
+        # fairseq gives a process that has run out of data a batch whose loss it multiplies by 0
+        moving = values.ne(0).any(dim=1)
+        index, values = index[moving], values[moving]
         state = self._rows_state(parameter, group)
         beta1, beta2 = group["betas"]
         steps = state["row_steps"][index] + 1
