@@ -35,7 +35,7 @@ usage() {
 
 # The test text as text: --replace-unk wants it, and a larger table knows more of it.
 stage_text() {
-  binarise "$PREP_DIR/text" --testpref "$PIECES/test" --dataset-impl raw \
+  binarise_pairs "$PREP_DIR/text" --testpref "$PIECES/test" --dataset-impl raw \
     --srcdict "$BIN_DIR/dict.$SOURCE_LANG.txt" --tgtdict "$BIN_DIR/dict.$TARGET_LANG.txt"
 }
 
