@@ -126,17 +126,26 @@ def against(seconds: list, base: list) -> float:
     return statistics.median(a / b for a, b in zip(seconds[2:], base[2:]))
 
 
-def show(rows, sizes):
-    """Print times relative to the bare linear map, and to the smallest vocabulary."""
-    print(
-        f"{'method':21} {'vocab':>9} {'s':>9} {'x linear':>9} {'x V=' + str(sizes[0]):>11}  memory"
-    )
-    first = {r["method"]: r["seconds"] for r in rows if r["vocab"] == sizes[0]}
+def earlier_rows(path: str) -> list:
+    """Read rows that another run of this script wrote: an argparse type."""
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        if all({"method", "vocab", "seconds", "ratio_to_linear"} <= row.keys() for row in rows):
+            return rows
+    except (OSError, ValueError, AttributeError, TypeError):
+        pass
+    raise argparse.ArgumentTypeError(f"must be a file that --json of this script wrote: {path}")
+
+
+def show(rows):
+    """Print times relative to the bare linear map, and to each method's smallest vocabulary."""
+    print(f"{'method':23} {'vocab':>9} {'s':>9} {'x linear':>9} {'x first V':>9}  memory")
+    first = {r["method"]: r["seconds"] for r in reversed(rows)}
     for row in rows:
         memory = f"{row['step_bytes'] / 2**20:7.0f} MB" if row.get("step_bytes") else ""
         print(
-            f"{row['method']:21} {row['vocab']:9,} {row['seconds']:9.4f} "
-            f"{row['ratio_to_linear']:9.2f} {row['seconds'] / first[row['method']]:11.2f}  {memory}"
+            f"{row['method']:23} {row['vocab']:9,} {row['seconds']:9.4f} "
+            f"{row['ratio_to_linear']:9.2f} {row['seconds'] / first[row['method']]:9.2f}  {memory}"
         )
 
 
@@ -145,8 +154,8 @@ def paint(axes, rows):
     curves(
         axes,
         rows,
-        "seconds",
-        "seconds of an update of the output layer",
+        "ratio_to_linear",
+        "update of the output layer, × a bare linear map",
         dashed=GROWING,
         beside=True,
     )
@@ -161,6 +170,15 @@ def main(argv=None):
     parser.add_argument("--slow-updates", default=3, help="of what grows with V", **positive)
     parser.add_argument("--seed", default=1, **positive)
     parser.add_argument("--no-memory", action="store_true", help="weigh nothing, which is faster")
+    parser.add_argument(
+        "--add",
+        nargs="+",
+        type=earlier_rows,
+        default=[],
+        metavar="FILE",
+        help="rows of earlier runs, shown and drawn with these: what needs much memory can have a "
+        "run of its own",
+    )
     add_files(parser)
     arguments = parser.parse_args(argv)
     for name in ("vocab", "tokens", "dim", "updates", "slow_updates"):
@@ -176,7 +194,8 @@ def main(argv=None):
     rows = measure(arguments, torch.device(arguments.device))
     for row in rows:
         row.update(weights.get((row["method"], row["vocab"]), {}))
-    show(rows, arguments.vocab)
+    rows = [*(row for earlier in arguments.add for row in earlier), *rows]
+    show(rows)
     write_json(rows, arguments.json)
     draw(arguments.plot, (7.5, 4), lambda axes: paint(axes, rows))
 

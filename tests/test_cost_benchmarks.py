@@ -77,7 +77,16 @@ def test_table_and_files(tmp_path, capsys):
     assert [row["updates"] for row in rows] == [2, 2, 2, 2, 3, 3]
     assert all(row["ratio_to_linear"] > 0 for row in rows)
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
-    assert "contrastive                  50" in capsys.readouterr().out
+    assert "contrastive                    50" in capsys.readouterr().out
+    again = ["--vocab", "120", *sizes[3:], "--methods", "softmax", "--no-memory"]
+    training_cost.main([*again, "--add", files[1], "--json", str(tmp_path / "all")])
+    both = json.loads((tmp_path / "all").read_text())
+    assert both[:6] == rows and [row["vocab"] for row in both[6:]] == [120]
+    assert capsys.readouterr().out.count("softmax") == 3
+    (tmp_path / "other").write_text("[{}]")
+    with pytest.raises(SystemExit):
+        training_cost.main([*again, "--add", str(tmp_path / "other")])
+    assert "must be a file that --json of this script wrote" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         training_cost.main(["--vocab", "5"])
     assert "--vocab is too small: [5]" in capsys.readouterr().err
