@@ -98,7 +98,7 @@ class ContextualVectors(nn.Module):
             data: the folder with their ``dict.txt``.
 
         Raises:
-            ValueError: models of one direction, or of different dictionaries.
+            ValueError: models of one direction, of both at once, or of different dictionaries.
         """
         models, dictionaries = [], []
         for path, backward in ((forward_path, False), (backward_path, True)):
@@ -110,6 +110,12 @@ class ContextualVectors(nn.Module):
                     f"{path} must be a {'backward' if backward else 'forward'} model, but was "
                     f"trained {'without' if backward else 'with'} --backward; give the forward "
                     "model first and the backward one second"
+                )
+            if not hasattr(loaded[0], "decoder") or hasattr(loaded[0], "encoder"):
+                raise ValueError(
+                    f"{path} must be a model that reads in one direction, but is a "
+                    f"{type(loaded[0]).__name__}; give one of --arch continuous_transformer_lm or "
+                    "continuous_lstm_lm"
                 )
             models.append(loaded[0])
             dictionaries.append(task.source_dictionary)
@@ -125,14 +131,29 @@ class ContextualVectors(nn.Module):
                 that the dictionary does not know are read as ``<unk>``.
 
         Raises:
-            ValueError: a sentence that is no list of words, or layers of different dimensions.
+            ValueError: a sentence that is no list of words or longer than the models read, or
+                layers of different dimensions.
         """
+        if isinstance(sentences, str):
+            raise ValueError(
+                f"sentences must be a list of lists of words, but are the string {sentences!r}; "
+                "give [words] for one sentence"
+            )
         for words in sentences:
             if isinstance(words, str):
                 raise ValueError(
                     f"a sentence must be a list of words, but is the string {words!r}; split it as "
                     "the text that the models were trained on"
                 )
+            for model in self.models:
+                positions = getattr(model.decoder, "embed_positions", None)
+                # </s> is read before the first word
+                if positions is not None and len(words) >= positions.max_positions:
+                    raise ValueError(
+                        f"a sentence must have fewer words than the model has positions "
+                        f"({positions.max_positions}), but has {len(words)}; split it, or train "
+                        "with a larger --tokens-per-sample or without --decoder-learned-pos"
+                    )
         if not sentences:
             return []
         found = [[self.dictionary.index(word) for word in words] for words in sentences]

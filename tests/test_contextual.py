@@ -100,6 +100,8 @@ def test_wrong_models(paths, english, tmp_path):
     vectors = ContextualVectors.from_checkpoints(ahead, back, english)
     with pytest.raises(ValueError, match="but is the string 'and the'; split it"):
         vectors(["and the"])
+    with pytest.raises(ValueError, match="lists of words, but are the string 'and the'; give"):
+        vectors("and the")
     assert vectors([]) == []
     with pytest.raises(ValueError, match="as many layers, but they have 1 and 2"):
         ContextualVectors.from_checkpoints(ahead, paths("lstm")[1], english)
@@ -110,3 +112,20 @@ def test_wrong_models(paths, english, tmp_path):
     )
     with pytest.raises(ValueError, match=r"hidden states have \[16, 24\]; train with"):
         odd([WORDS])
+
+
+def test_a_masked_model_has_no_direction(paths, language_model, english):
+    masked = language_model("masked-learned")
+    with pytest.raises(ValueError, match="reads in one direction, but is a ContinuousMasked"):
+        ContextualVectors.from_checkpoints(masked, paths("transformer")[1], english)
+
+
+def test_learned_positions_end(english, paths, tmp_path):
+    train(english, tmp_path, "transformer-vmf", "--decoder-learned-pos", updates=1)
+    vectors = ContextualVectors.from_checkpoints(
+        tmp_path / "checkpoint_last.pt", paths("transformer")[1], english
+    )
+    limit = vectors.models[0].decoder.embed_positions.max_positions
+    assert len(vectors([["the"] * (limit - 1)])[0][0]) == limit - 1
+    with pytest.raises(ValueError, match=rf"positions \({limit}\), but has {limit}; split it"):
+        vectors([["the"] * limit])

@@ -3,6 +3,7 @@
 import language_data
 import pytest
 import torch
+import torch.nn.functional as F
 from cli import write_table
 from factory import make_criterion
 from fairseq.data import Dictionary
@@ -49,6 +50,21 @@ def test_the_masked_tokens_alone_are_predicted(trained, name):
     model.encoder.output_layer = kept
     assert hidden.grad[masked].abs().sum(dim=-1).gt(0).all()
     assert not hidden.grad[~masked].any()
+
+
+def test_what_comes_before_the_vocabulary_is_robertas(trained):
+    """p = W LN(gelu(D f)), as in its head for masked tokens (Liu et al. 2019)."""
+    model, task = trained("masked-learned")
+    net_input = batch(task)["net_input"]
+    features = model(**net_input, features_only=True)[0]
+    dense, norm = model.encoder.lm_head["dense"], model.encoder.lm_head["layer_norm"]
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)  # one that was hardly trained does little
+        expected = F.layer_norm(
+            F.gelu(dense(features)), (dense.out_features,), norm.weight, norm.bias, norm.eps
+        )
+        expected = model.encoder.continuous_output(expected)
+    torch.testing.assert_close(model(**net_input)[0], expected)
 
 
 def test_a_batch_without_masked_tokens(trained):

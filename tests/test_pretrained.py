@@ -150,6 +150,13 @@ def test_files_that_do_not_fit(pairs, english, causal, masked, language_model, t
     assert "decoder_attention_heads was 2, and decoder_attention_heads is 4" in found
     found = message(flag, causal, "--no-token-positional-embeddings")
     assert "no_token_positional_embeddings was False, and" in found
+    found = message(flag, causal, "--no-scale-embedding")
+    assert "no_scale_embedding was False, and" in found
+    state = torch.load(causal, weights_only=False)
+    state["cfg"]["model"].decoder_normalize_before = False
+    torch.save(state, tmp_path / "after.pt")
+    found = message(flag, tmp_path / "after.pt")
+    assert "decoder_normalize_before was False, and" in found
     assert "is in the file alone" in message(flag, language_model("lstm"))
     reads_rows = language_model("transformer-vmf")
     assert "must have an embedding of each word, but reads" in message(flag, reads_rows)

@@ -297,8 +297,8 @@ def test_results_table(tmp_path):
 
 
 def test_pretraining_is_checked_before_anything_is_made(tmp_path):
-    def refusal(folder, **more):
-        message = error(run(folder, "pretrained", tmp_path / "o", **more))
+    def refusal(folder, *options, **more):
+        message = error(run(folder, "pretrained", tmp_path / "o", *options, **more))
         assert not (tmp_path / "o" / "prep" / ".stamps").exists()
         return message
 
@@ -308,6 +308,11 @@ def test_pretraining_is_checked_before_anything_is_made(tmp_path):
     (tmp_path / "a.en").write_text("one\n")
     text = f"{tmp_path}/a,{tmp_path}/b"
     assert f"{tmp_path}/b, but there is no" in refusal("multi30k.de-en", MONO_TEXT=text)
+    found = refusal("multi30k.de-en", "--encoder-layers", "6", "--decoder-layers=3")
+    sizes = "attention-heads=4, embed-dim=128, ffn-embed-dim=512, layers="
+    assert f"must be the same, but they are {sizes}6 and {sizes}3; give both" in found
+    found = refusal("multi30k.de-en", "--activation-fn", "gelu")
+    assert "which knows no --activation-fn; leave it out" in found
 
 
 def test_words_of_several_lists_take_turns():

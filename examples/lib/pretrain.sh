@@ -10,6 +10,7 @@ check_pretraining() {
     die "RECIPE pretrained needs one dictionary and one embedding for both languages, which $SET has not; take a small set (SIZE=small where there is one), not SUBWORD_METHOD=none"
   [[ $PRETRAIN_UPDATES =~ ^[1-9][0-9]*$ ]] ||
     die "PRETRAIN_UPDATES must be a number of updates, 1 or more, but is $PRETRAIN_UPDATES"
+  check_same_layers
   local lang
   for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
     mono_files "$lang"
@@ -28,6 +29,7 @@ mono_files() {
         [ -f "$prefix.$lang$suffix" ] || continue
         found=1
         [ "$lang" != "$1" ] || MONO_FILES+=("$prefix.$lang$suffix")
+        break # the same text, packed
       done
     done
     [ -n "$found" ] || die "MONO_TEXT names $prefix, but there is no $prefix.$SOURCE_LANG or $prefix.$TARGET_LANG (or .gz, .xz)"
@@ -53,7 +55,7 @@ pretrain() {
     --total-num-update "$PRETRAIN_UPDATES" --max-update "$PRETRAIN_UPDATES" --max-tokens 4096
     --skip-invalid-size-inputs-valid-test --no-epoch-checkpoints --seed "$PREP_SEED"
     --log-format simple --log-interval 50)
-  sizes_of_decoder ${MODEL_OPTIONS[@]+"${MODEL_OPTIONS[@]}"} ${EXTRA[@]+"${EXTRA[@]}"}
+  sizes_of decoder ${MODEL_OPTIONS[@]+"${MODEL_OPTIONS[@]}"} ${EXTRA[@]+"${EXTRA[@]}"}
   options+=(${SIZES[@]+"${SIZES[@]}"})
   inputs="${options[*]} data=$(checksum "$PREP_DIR/mono-bin/dict.txt" "$PREP_DIR"/mono-bin/*.bin) TABLE=$(checksum "$TABLE")"
   inputs=${inputs//$ROOT\//}
@@ -66,10 +68,11 @@ pretrain() {
   unlock_folder "$PREP_DIR"
 }
 
-# sizes_of_decoder OPTIONS…: set SIZES, those that give a decoder, and so a language model, its size.
-sizes_of_decoder() {
-  local sizes='--decoder-(layers|embed-dim|ffn-embed-dim|attention-heads)'
+# sizes_of SIDE OPTIONS…: set SIZES, those that give an encoder or a decoder its size.
+sizes_of() {
+  local sizes="--$1-(layers|embed-dim|ffn-embed-dim|attention-heads)"
   SIZES=()
+  shift
   while [ $# -gt 0 ]; do
     if [[ $1 =~ ^$sizes= ]]; then
       SIZES+=("$1")
@@ -78,6 +81,34 @@ sizes_of_decoder() {
     fi
     shift
   done
+}
+
+# The language model has the decoder's sizes, and fairseq's defaults otherwise. What would make the
+# translation model another one is refused here, not after the language model's training.
+check_same_layers() {
+  local option encoder decoder
+  for option in ${MODEL_OPTIONS[@]+"${MODEL_OPTIONS[@]}"} ${EXTRA[@]+"${EXTRA[@]}"}; do
+    case $option in
+      --activation-fn* | --no-scale-embedding | --no-token-positional-embeddings | --layernorm-embedding | --encoder-learned-pos | --decoder-learned-pos)
+        die "RECIPE pretrained must have layers as its language model has, which knows no ${option%%=*}; leave it out"
+        ;;
+    esac
+  done
+  sizes_of encoder ${MODEL_OPTIONS[@]+"${MODEL_OPTIONS[@]}"} ${EXTRA[@]+"${EXTRA[@]}"}
+  encoder=$(last_of_each ${SIZES[@]+"${SIZES[@]}"})
+  sizes_of decoder ${MODEL_OPTIONS[@]+"${MODEL_OPTIONS[@]}"} ${EXTRA[@]+"${EXTRA[@]}"}
+  decoder=$(last_of_each ${SIZES[@]+"${SIZES[@]}"})
+  [ "$encoder" = "$decoder" ] ||
+    die "RECIPE pretrained begins encoder and decoder with one language model, so that their sizes must be the same, but they are ${encoder//$'\n'/, } and ${decoder//$'\n'/, }; give both"
+}
+
+# last_of_each SIZES…: a line NAME=VALUE for each; of an option that comes twice the last counts.
+last_of_each() {
+  printf '%s\n' "$@" | sed -E 's/^--(en|de)coder-//' | awk '
+    /^[a-z-]+=/ { at = index($0, "="); last[substr($0, 1, at - 1)] = substr($0, at + 1); next }
+    /^[a-z]/ { name = $0; next }
+    { last[name] = $0 }
+    END { for (name in last) print name "=" last[name] }' | sort
 }
 
 stage_monolingual() {
