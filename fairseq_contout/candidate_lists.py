@@ -6,6 +6,7 @@ from typing import List, Optional
 import torch
 from torch import Tensor
 
+from fairseq_contout.messages import some
 from fairseq_contout.searchers import Searcher
 from fairseq_contout.shortlist import ShortlistEncoder, ShortlistSearch
 
@@ -89,9 +90,8 @@ def words_of(line: str, dictionary, where: str) -> Tensor:
     unknown = [word for word in words if word not in dictionary]
     if unknown:
         raise ValueError(
-            f"{where}: must list words of the target dictionary, but {', '.join(unknown[:5])}"
-            f"{', …' if len(unknown) > 5 else ''} are none; leave them out, or decode with a "
-            "--new-table that has them"
+            f"{where}: must list words of the target dictionary, but {some(unknown)} are "
+            "none; leave them out, or decode with a --new-table that has them"
         )
     if not words:
         raise ValueError(f"{where}: must list words, but lists none; {_REMEDY}")

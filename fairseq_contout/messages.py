@@ -1,13 +1,19 @@
-"""Errors of use are one line on the command line; a bug still shows its traceback."""
+"""Errors of use: one line on the command line, some names in it; a bug shows its traceback."""
 
 import sys
 import traceback
 from pathlib import Path
-from typing import Optional
+from typing import Iterable, Optional
 
 _PACKAGE = Path(__file__).resolve().parent
 #: What fairseq's commands are called, as scripts and as modules (python -m fairseq_cli.train).
 _COMMANDS = ("fairseq-", "fairseq_cli")
+
+
+def some(names: Iterable) -> str:
+    """Return the first five of several names, for a message."""
+    names = [str(name) for name in names]
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 def error_of_use(error: Optional[BaseException]) -> Optional[BaseException]:

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fairseq_contout.files import atomic_file
+from fairseq_contout.messages import some
 from fairseq_contout.symbols import dictionary_signature, has_mask
 
 FORMAT_VERSION = "1"
@@ -25,11 +26,6 @@ _CHECKED_ROWS = 1 << 16
 def dictionary_beside(path) -> Path:
     """Return where a table's own dictionary is unless one says otherwise: beside the table."""
     return Path(path).with_suffix(".dict.txt")
-
-
-def _first(indices: Tensor) -> str:
-    shown = ", ".join(str(i) for i in indices[:5].tolist())
-    return shown + (", …" if len(indices) > 5 else "")
 
 
 def check_rows(weight: Tensor, name: str = "table") -> Tensor:
@@ -50,14 +46,14 @@ def check_rows(weight: Tensor, name: str = "table") -> Tensor:
     if len(bad):
         raise ValueError(
             f"{name}: every row must be finite, but {len(bad)} hold NaN or infinity "
-            f"(rows {_first(bad)}); mend the source of these vectors"
+            f"(rows {some(bad.tolist())}); mend the source of these vectors"
         )
     norms = torch.cat([part.float().norm(dim=1) for part in parts])
     zero = (norms == 0).nonzero().flatten()
     if len(zero):
         raise ValueError(
-            f"{name}: no row may be zero, but {len(zero)} are (rows {_first(zero)}): a zero row "
-            "has no direction to predict; give these words a vector, or a random one"
+            f"{name}: no row may be zero, but {len(zero)} are (rows {some(zero.tolist())}): a zero "
+            "row has no direction to predict; give these words a vector, or a random one"
         )
     return norms
 

@@ -1,9 +1,7 @@
 """The list of words that a table is extended by: read, and checked against what there is."""
 
+from preprocess.assemble import some
 from preprocess.common import read_lines
-
-#: Words that are named in a message.
-_SHOWN = 5
 
 
 def read_words(args, dictionary) -> dict:
@@ -52,7 +50,7 @@ def refuse_known(args, known, path):
         ValueError: there are some, and ``--known`` is error.
     """
     if known and args.known == "error":
-        shown = ", ".join(known[:_SHOWN]) + (", …" if len(known) > _SHOWN else "")
+        shown = some(known, range(len(known)))
         raise ValueError(
             f"{path}: new words must be others than those of {args.dictionary}, but {len(known)} "
             f"are there ({shown}); give --known skip, or leave them out"

@@ -5,7 +5,6 @@ The table's own rows stay as they are, and so do their places; new words come af
 dictionary of both is written beside the table. fairseq-generate takes the two as ``--new-table``.
 """
 
-import logging
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from preprocess import shaping  # noqa: E402
 from preprocess.added_rows import SOURCES  # noqa: E402
 from preprocess.added_words import read_words  # noqa: E402
 from preprocess.assemble import load_dictionary, some  # noqa: E402
-from preprocess.common import Parser, atomic_text, check_output, number, run  # noqa: E402
+from preprocess.common import Parser, atomic_text, check_output, number, run, without_notes  # noqa: E402
 from preprocess.report import neighbours  # noqa: E402
 
 
@@ -100,11 +99,8 @@ def check(args, dictionary_path):
 
 
 def extend(args):
-    # the plugin brings fairseq's tasks along, which tell of optional packages
-    logging.disable(logging.INFO)
-    from fairseq_contout.table_file import dictionary_beside, load_table, read_table, save_table
-
-    logging.disable(logging.NOTSET)
+    with without_notes():
+        from fairseq_contout.table_file import dictionary_beside, load_table, read_table, save_table
     dictionary_path = args.output_dictionary or dictionary_beside(args.output)
     check(args, dictionary_path)
     dictionary = load_dictionary(args.dictionary)

@@ -1,6 +1,7 @@
 """Small corpora laid out as the files of each recipe's data set, and calls of run.sh on them."""
 
 import gzip
+import importlib.util
 import io
 import itertools
 import json
@@ -14,6 +15,15 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CORPUS = REPOSITORY / "examples" / "demo" / "data"
+
+
+def load_script(*parts: str):
+    """Import a script of examples/ by its path: its folder's name may be no name of a module."""
+    path = REPOSITORY.joinpath("examples", *parts)
+    spec = importlib.util.spec_from_file_location("_".join(parts).removesuffix(".py"), path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def sentences(count: int, skip: int = 0):

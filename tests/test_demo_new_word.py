@@ -1,21 +1,16 @@
 """examples/demo/new_word.py: a trained model learns words from one sentence each."""
 
-import importlib.util
 import io
 import logging
 import sys
 
 import pytest
-from recipe_data import REPOSITORY
+from recipe_data import load_script
 
 
 @pytest.fixture
 def module():
-    path = REPOSITORY / "examples" / "demo" / "new_word.py"
-    spec = importlib.util.spec_from_file_location("new_word", path)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    yield loaded
+    yield load_script("demo", "new_word.py")
     logging.disable(logging.NOTSET)
 
 

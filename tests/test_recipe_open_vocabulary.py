@@ -4,20 +4,14 @@ import sys
 
 import pytest
 import recipe_data
-from recipe_data import REPOSITORY, error, results, run
+from recipe_data import REPOSITORY, error, load_script, results, run
 from test_recipes import TRANSFORMER
 
 sys.path.insert(0, str(REPOSITORY / "examples" / "lib"))
 
 
 def load_score():
-    import importlib.util
-
-    path = REPOSITORY / "examples" / "open-vocabulary" / "score.py"
-    spec = importlib.util.spec_from_file_location("open_vocabulary_score", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("open-vocabulary", "score.py")
 
 
 def test_new_words_are_counted_as_often_as_they_are_right(tmp_path):

@@ -110,6 +110,14 @@ def add_result_args(parser):
     parser.add_argument("--output", type=Path, required=True, help="JSON file")
 
 
+def run_script(main):
+    """Call ``main()``; an error of use is one line."""
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
 def parse(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--beam", type=Path, required=True, help="output of beam search")
@@ -159,7 +167,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -2,10 +2,9 @@
 
 import argparse
 import re
-import sys
 from pathlib import Path
 
-from score import add_result_args, read_lines, training_cost, write_result
+from score import add_result_args, read_lines, run_script, training_cost, write_result
 
 EVALUATED = re.compile(r"Evaluated ([\d,]+) tokens")
 PERPLEXITY = re.compile(r"Loss \(base 2\): -?(?:[\d.]+|inf|nan), Perplexity: ([\d.]+|inf|nan)")
@@ -61,7 +60,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

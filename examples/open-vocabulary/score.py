@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
 from sacremoses import MosesDetokenizer  # noqa: E402
-from score import read_hypotheses, read_lines, score, training_cost, write_result  # noqa: E402
+from score import read_hypotheses, read_lines, run_script, score, training_cost, write_result  # noqa: E402
 
 
 def dictionary_words(path: Path) -> set:
@@ -92,7 +92,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

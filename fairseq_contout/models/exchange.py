@@ -6,12 +6,13 @@ which it learned to point for the end of a sentence.
 """
 
 import logging
-from typing import List, Tuple
+from typing import Tuple
 
 import torch
 from torch import Tensor, nn
 
 from fairseq_contout.kept_table import KeptTable
+from fairseq_contout.messages import some
 from fairseq_contout.models.continuous_output import TableEmbedding
 from fairseq_contout.target_table import TargetTable, emittable_rows
 
@@ -136,12 +137,6 @@ def _check_readable(known: Tensor, dictionary):
             f"({some(dictionary[i] for i in lacking)}), so it could not read what it wrote; train "
             "with --decoder-input table, or have them read as <unk> with --new-words-as-unk"
         )
-
-
-def some(words) -> str:
-    """Return the first words of several, for a message."""
-    words: List[str] = list(words)
-    return ", ".join(words[:5]) + (", …" if len(words) > 5 else "")
 
 
 def _tell(old: TargetTable, weight: Tensor, index: Tensor, known: Tensor, trained):
