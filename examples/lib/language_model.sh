@@ -12,8 +12,9 @@ usage: [DATA_DIR=FOLDER] examples/$SET/run.sh RECIPE OUT_DIR [more fairseq-train
 
 Trains a language model on $SET and prints one JSON object with its perplexities.
 
-RECIPE      softmax or adaptive (fairseq's transformer_lm, with its adaptive softmax); with a
-            learned table, tied to the input, best (contrastive, beginning with fastText's rows),
+RECIPE      softmax or adaptive (fairseq's transformer_lm, with its adaptive softmax), or
+            softmax-fasttext (a softmax that begins with fastText's rows); with a learned
+            table, tied to the input, best (contrastive, beginning with the same rows),
             contrastive or hybrid; with a frozen one contrastive-frozen, cosine, l2, vmf or
             power-spherical
 OUT_DIR     checkpoints, logs and results.jsonl; the same call again continues, and one with a
@@ -40,6 +41,9 @@ recipe_options() {
   OUTPUT=frozen INITIAL=
   case $1 in
     softmax) OUTPUT=softmax CRITERION=(--criterion cross_entropy) ;;
+    softmax-fasttext) # what the rows that best begins with are worth to a softmax
+      OUTPUT=softmax INITIAL=table TABLE_DIM=$EMBED_DIM CRITERION=(--criterion cross_entropy)
+      ;;
     adaptive)
       OUTPUT=adaptive
       # fairseq asks for that backend also where there is one process
@@ -60,7 +64,7 @@ recipe_options() {
     l2) CRITERION=(--criterion l2) ;;
     vmf) CRITERION=(--criterion vmf) ;;
     power-spherical) CRITERION=(--criterion power_spherical) ;;
-    *) die "RECIPE must be one of softmax, adaptive, best, contrastive, hybrid, contrastive-frozen, cosine, l2, vmf, power-spherical, but is $1" ;;
+    *) die "RECIPE must be one of softmax, softmax-fasttext, adaptive, best, contrastive, hybrid, contrastive-frozen, cosine, l2, vmf, power-spherical, but is $1" ;;
   esac
   [ "$CHECKPOINT" != average ] || die "CHECKPOINT must be best or last for a language model, but is average"
 }
@@ -71,7 +75,7 @@ prepare() {
   find_data_dir
   stage "$PREP_DIR" data "${DATA_DIR:-download}" stage_data
   stage "$PREP_DIR" binarise "fairseq-preprocess --only-source" stage_binarise
-  TABLE='' ENCODER_VECTORS='' DECODER_VECTORS=''
+  TABLE='' ENCODER_VECTORS='' DECODER_VECTORS='' BEGINNING=''
   if [ "$OUTPUT" = frozen ] || [ "$INITIAL" = table ]; then
     prepare_table target
   fi
@@ -97,6 +101,14 @@ train() {
   esac
   options=(--task language_modeling "${architecture[@]}" "${MODEL_OPTIONS[@]}"
     "${CRITERION[@]}" "${TRAIN_OPTIONS[@]}" --no-epoch-checkpoints)
+  if [ "$OUTPUT" = softmax ] && [ "$INITIAL" = table ]; then
+    BEGINNING=$OUT_DIR/beginning.pt
+    stage_again "$OUT_DIR" beginning "${options[*]//$TABLE/} ${EXTRA[*]-} SEED=$SEED TABLE=$(checksum "$TABLE")" \
+      "$PYTHON" "$LIB/begin_softmax.py" --table "$TABLE" --output "$BEGINNING" -- \
+      "$BIN_DIR" "${options[@]}" --user-dir "$ROOT/fairseq_contout" --seed "$SEED" \
+      ${EXTRA[@]+"${EXTRA[@]}"}
+    options+=(--finetune-from-model "$BEGINNING")
+  fi
   train_once "$BIN_DIR/dict.txt"
 }
 

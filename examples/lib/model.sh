@@ -97,7 +97,7 @@ train_once() {
   # paths differ between machines and prove nothing: the contents count
   local inputs identity name
   inputs="${options[*]} data=$(checksum "$@")"
-  for name in TABLE ENCODER_VECTORS DECODER_VECTORS LANGUAGE_MODEL; do
+  for name in TABLE ENCODER_VECTORS DECODER_VECTORS LANGUAGE_MODEL BEGINNING; do
     [ -z "${!name}" ] || inputs="${inputs//${!name}/$name} $name=$(checksum "${!name}")"
   done
   inputs="${inputs//$ROOT\//}"

@@ -21,7 +21,7 @@ prepare() {
   stage "$PREP_DIR" clean "$SOURCE_LANG-$TARGET_LANG tokenize=$TOKENIZE lowercase=$LOWERCASE length=$MAX_LENGTH ratio=$MAX_RATIO valid-every=$VALID_EVERY" stage_clean
   stage "$PREP_DIR" subwords "$SUBWORD_METHOD $SUBWORDS seed=$PREP_SEED" stage_subwords
   stage "$PREP_DIR" binarise "fairseq-preprocess${PREPROCESS_OPTIONS[*]+ ${PREPROCESS_OPTIONS[*]}}${BINARISE_INPUTS:+ $BINARISE_INPUTS}" stage_binarise
-  TABLE='' ENCODER_VECTORS='' DECODER_VECTORS=''
+  TABLE='' ENCODER_VECTORS='' DECODER_VECTORS='' BEGINNING=''
   [ "$OUTPUT" != frozen ] || prepare_table "$TABLE_TEXT"
   case $INITIAL in
     table | language-model) prepare_table both ;;
