@@ -16,7 +16,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from output import add_files, draw, named, write_json
+from output import add_files, at_least, draw, named, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "lib"))
@@ -139,10 +139,12 @@ def main():
     parser.add_argument("--source-lang", required=True)
     parser.add_argument("--target-lang", required=True)
     parser.add_argument("--lowercase", action="store_true", help="score without case")
-    parser.add_argument("--beam", type=int, default=5)
+    parser.add_argument("--beam", type=at_least(1), default=5)
     parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty of the beam")
-    parser.add_argument("--average", type=int, default=1, help="epochs whose weights are averaged")
-    parser.add_argument("--step", type=int, default=1, help="score every so many epochs")
+    parser.add_argument(
+        "--average", type=at_least(1), default=1, help="epochs whose weights are averaged"
+    )
+    parser.add_argument("--step", type=at_least(1), default=1, help="score every so many epochs")
     add_files(parser)
     arguments = parser.parse_args()
     unknown = {name for name, _ in arguments.cost} - {name for name, _ in arguments.run}

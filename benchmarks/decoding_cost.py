@@ -37,7 +37,7 @@ from typing import NamedTuple, Optional
 import torch
 from decoders import LOOKS, SEARCHES, Recall, decode, look_at, make_generator
 from decoding_settings import random_setting, trained_setting
-from output import add_files, curves, draw, write_json
+from output import add_files, at_least, curves, draw, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "lib"))
@@ -186,7 +186,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    positive = {"type": int, "metavar": "N"}
+    positive = {"type": at_least(1), "metavar": "N"}
     parser.add_argument("--methods", nargs="+", choices=list(SEARCHES), default=list(SEARCHES))
     parser.add_argument("--probes", nargs="+", default=[32], help="of ivf, ivfpq", **positive)
     parser.add_argument("--ef", nargs="+", default=[128], help="of hnsw", **positive)
@@ -196,9 +196,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", default=32, help="sentences at once", **positive)
     parser.add_argument("--repeats", default=3, **positive)
     parser.add_argument("--threads", default=1, help="of torch and faiss", **positive)
-    parser.add_argument("--seed", default=1, **positive)
+    parser.add_argument("--seed", type=int, default=1, metavar="N")
     some = parser.add_argument_group("random weights")
-    some.add_argument("--vocab", nargs="+", **positive)
+    some.add_argument("--vocab", nargs="+", type=at_least(100), metavar="N")
     some.add_argument("--dim", help="of model and table", **positive)
     some.add_argument("--layers", **positive)
     some.add_argument("--length", help="words of source and hypotheses", **positive)
@@ -231,12 +231,6 @@ def parse(argv=None):
     for name, value in chain(RANDOM.items(), TRAINED.items()):
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
-    if min(arguments.vocab) < 100:
-        parser.error(f"--vocab must be 100 or more, but is {min(arguments.vocab)}; raise it")
-    for name in ("probes", "ef", "beam", "sentences", "batch", "repeats", "threads"):
-        value = getattr(arguments, name)
-        if min(value if isinstance(value, list) else [value]) < 1:
-            parser.error(f"--{name} must be 1 or more, but is {value}; raise it")
     if trained and arguments.data is None:
         parser.error("--checkpoint needs --data, the folder that fairseq-preprocess made; give it")
     if trained and arguments.lexicon is None and "shortlist" in arguments.methods:

@@ -11,6 +11,7 @@ from typing import Callable, Dict
 
 import torch
 import torch.nn.functional as F
+from output import at_least
 from torch import Tensor, nn
 
 #: Logits that a softmax holds at once, in elements; it goes through more tokens part by part.
@@ -242,12 +243,11 @@ GROWING = ("contrastive-dense", "softmax", "adaptive", "sampled-softmax", "cce")
 
 def add_layer_options(parser: argparse.ArgumentParser):
     """Add the options of a benchmark over layers and sizes: which, and how large."""
-    positive = {"type": int, "metavar": "N"}
+    positive = {"type": at_least(1), "metavar": "N"}
     usual = [name for name in LAYERS if name != "cce"]  # which is no dependency
     parser.add_argument("--methods", nargs="+", choices=list(LAYERS), default=usual)
-    parser.add_argument(
-        "--vocab", nargs="+", default=[1000, 10_000, 100_000, 1_000_000], **positive
-    )
+    sizes = [1000, 10_000, 100_000, 1_000_000]
+    parser.add_argument("--vocab", nargs="+", default=sizes, type=at_least(10), metavar="N")
     parser.add_argument("--tokens", default=4096, **positive)
     parser.add_argument("--dim", default=256, **positive)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])

@@ -1,4 +1,4 @@
-"""What benchmarks share: options NAME=VALUE, and what is done with rows: JSON, and a picture."""
+"""What benchmarks share: types of options, and what is done with rows: JSON, and a picture."""
 
 import argparse
 import json
@@ -24,6 +24,19 @@ def named(what: str, parse=str):
         raise argparse.ArgumentTypeError(f"must be NAME={what}, but is {text}")
 
     return split
+
+
+def at_least(least: int):
+    """Return a type for argparse: an integer that is not below ``least``."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"must be an integer of at least {least}, but is {text!r}"
+            )
+        return int(text)
+
+    return number
 
 
 def add_files(parser: argparse.ArgumentParser):

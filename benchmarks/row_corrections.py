@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 import torch
-from output import add_files, draw, write_json
+from output import add_files, at_least, draw, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
@@ -128,8 +128,10 @@ def main():
     parser.add_argument("data", help="folder that fairseq-preprocess made")
     parser.add_argument("--path", required=True, help="checkpoint")
     parser.add_argument("--subset", default="valid")
-    parser.add_argument("--tokens", type=int, default=14000, help="predictions to take")
-    parser.add_argument("--sentences", type=int, help="of the training text: the count of </s>")
+    parser.add_argument("--tokens", type=at_least(1), default=14000, help="predictions to take")
+    parser.add_argument(
+        "--sentences", type=at_least(1), help="of the training text: the count of </s>"
+    )
     add_files(parser)
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from layers import GROWING, LAYERS, add_layer_options, draw_tokens, make_dictionary
-from output import add_files, curves, draw, write_json
+from output import add_files, at_least, curves, draw, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "lib"))
@@ -164,11 +164,11 @@ def paint(axes, rows):
 def main(argv=None):
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    positive = {"type": int, "metavar": "N"}
+    positive = {"type": at_least(1), "metavar": "N"}
     add_layer_options(parser)
     parser.add_argument("--updates", default=10, help="that count, after 2", **positive)
     parser.add_argument("--slow-updates", default=3, help="of what grows with V", **positive)
-    parser.add_argument("--seed", default=1, **positive)
+    parser.add_argument("--seed", type=int, default=1, metavar="N")
     parser.add_argument("--no-memory", action="store_true", help="weigh nothing, which is faster")
     parser.add_argument(
         "--add",
@@ -181,10 +181,6 @@ def main(argv=None):
     )
     add_files(parser)
     arguments = parser.parse_args(argv)
-    for name in ("vocab", "tokens", "dim", "updates", "slow_updates"):
-        values = getattr(arguments, name)
-        if min(values if isinstance(values, list) else [values]) < (10 if name == "vocab" else 1):
-            parser.error(f"--{name.replace('_', '-')} is too small: {values}")
     if argv is None and not MALLOC.keys() <= os.environ.keys():  # read when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], {**MALLOC, **os.environ})
     sys.path.insert(0, str(ROOT))

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from output import add_files, draw, write_json
+from output import add_files, at_least, draw, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "lib"))
@@ -175,8 +175,10 @@ def main():
         "--recipes", nargs="+", default=list(RECIPES), choices=[*RECIPES, "adaptive", "linear"]
     )
     parser.add_argument("--adaptive-cutoff", default="4000,12000", help="of the recipe adaptive")
-    parser.add_argument("--updates", type=int, default=20, help="batches that count, after 2")
-    parser.add_argument("--max-tokens", type=int, default=4096)
+    parser.add_argument(
+        "--updates", type=at_least(2), default=20, help="batches that count, after 2"
+    )
+    parser.add_argument("--max-tokens", type=at_least(1), default=4096)
     parser.add_argument("--share", action="store_true", help="one embedding for both sides")
     parser.add_argument(
         "--arch", choices=ARCHITECTURES, default="transformer", help="of a translation; fairseq's"

@@ -21,24 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from output import add_files, draw, write_json
+from output import add_files, at_least, draw, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "lib"))
 from train import MALLOC  # noqa: E402
-
-
-def at_least(least: int):
-    """Return a type for argparse: an integer that is not below ``least``."""
-
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(
-                f"must be an integer of at least {least}, but is {text!r}"
-            )
-        return int(text)
-
-    return number
 
 
 class Scipy:

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from output import add_files, draw, named, write_json
+from output import add_files, at_least, draw, named, write_json
 
 SETS = {"wordsim353": "wordsim353.tsv", "simlex999": "simlex999.txt"}
 
@@ -93,7 +93,7 @@ def main():
         metavar="NAME=FILE.vec",
     )
     parser.add_argument("--words", nargs="+", default=["king", "river", "wonderful", "three"])
-    parser.add_argument("--neighbours", type=int, default=6)
+    parser.add_argument("--neighbours", type=at_least(1), default=6)
     add_files(parser)
     arguments = parser.parse_args()
     try:

@@ -89,7 +89,7 @@ def test_table_and_files(tmp_path, capsys):
     assert "must be a file that --json of this script wrote" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         training_cost.main(["--vocab", "5"])
-    assert "--vocab is too small: [5]" in capsys.readouterr().err
+    assert "--vocab: must be an integer of at least 10, but is '5'" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")

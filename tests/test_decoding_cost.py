@@ -141,9 +141,9 @@ def test_recall_counts_what_was_not_found_as_missed(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--vocab", "5"], "--vocab must be 100 or more, but is 5"),
-        (["--repeats", "0"], "--repeats must be 1 or more, but is 0"),
-        (["--ef", "8", "0"], r"--ef must be 1 or more, but is \[8, 0\]"),
+        (["--vocab", "5"], "--vocab: must be an integer of at least 100, but is '5'"),
+        (["--repeats", "0"], "--repeats: must be an integer of at least 1, but is '0'"),
+        (["--ef", "8", "0"], "--ef: must be an integer of at least 1, but is '0'"),
         (["--checkpoint", "x"], "--checkpoint needs --data"),
         (["--data", "x"], "--data belongs to a trained model, but there is no --checkpoint; leave"),
         (["--checkpoint", "x", "--dim", "8"], "--dim belongs to random weights, but"),
