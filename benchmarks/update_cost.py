@@ -9,13 +9,14 @@ are medians over batches of (recipe / softmax).
 
 import argparse
 import os
+import shlex
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
-from output import add_files, at_least, draw, write_json
+from output import add_files, at_least, draw, named, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "lib"))
@@ -121,6 +122,8 @@ def update(model, criterion, optimizer, sample):
 def measure(arguments, extra):
     """Return one row a recipe: median seconds, ratio to the softmax, learned parameters."""
     built = {recipe: build(recipe, arguments, extra) for recipe in arguments.recipes}
+    for name, (recipe, *more) in arguments.variant:
+        built[name] = build(recipe, arguments, [*extra, *more])
     task = next(iter(built.values()))[0]
     task.load_dataset("train")
     batches = task.get_batch_iterator(
@@ -152,6 +155,14 @@ def measure(arguments, extra):
     return rows
 
 
+def variant(text: str) -> list:
+    """Return a recipe and its options, which are split as a shell does."""
+    words = shlex.split(text)
+    if not words or words[0] not in RECIPES:
+        raise ValueError
+    return words
+
+
 def paint(axes, rows):
     """Draw the ratios with their quartiles."""
     names, ratios = [r["method"] for r in rows], [r["ratio"] for r in rows]
@@ -174,6 +185,14 @@ def main():
     parser.add_argument(
         "--recipes", nargs="+", default=list(RECIPES), choices=[*RECIPES, "adaptive", "linear"]
     )
+    parser.add_argument(
+        "--variant",
+        action="append",
+        type=named("RECIPE OPTIONS", variant),
+        default=[],
+        metavar="NAME=RECIPE OPTIONS",
+        help="a recipe with further options of fairseq-train",
+    )
     parser.add_argument("--adaptive-cutoff", default="4000,12000", help="of the recipe adaptive")
     parser.add_argument(
         "--updates", type=at_least(2), default=20, help="batches that count, after 2"
@@ -195,6 +214,9 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     add_files(parser)
     arguments, extra = parser.parse_known_args()
+    names = [*arguments.recipes, *(name for name, _ in arguments.variant)]
+    if len(set(names)) < len(names):
+        parser.error(f"names of recipes and variants must differ, but are {', '.join(names)}")
     if "adaptive" in arguments.recipes and arguments.task == "translation":
         parser.error("the recipe adaptive is one of --task language_modeling; leave it out")
     if not MALLOC.keys() <= os.environ.keys():  # as the recipes train; read when a process starts
@@ -203,11 +225,12 @@ def main():
     import fairseq_contout  # noqa: F401  (registers, also when only softmax is timed)
 
     rows = measure(arguments, extra)
-    print(f"{'recipe':16} {'seconds':>8} {'ratio':>6} {'quartiles':>12} {'learned':>10}")
+    width = max(len(row["method"]) for row in rows)
+    print(f"{'recipe':{width}} {'seconds':>8} {'ratio':>6} {'quartiles':>12} {'learned':>10}")
     for row in rows:
         low, high = row["ratio_quartiles"]
         print(
-            f"{row['method']:16} {row['seconds']:8.3f} {row['ratio']:6.3f} "
+            f"{row['method']:{width}} {row['seconds']:8.3f} {row['ratio']:6.3f} "
             f"{low:6.3f}-{high:.3f} {row['learned_parameters']:10,}"
         )
     write_json(rows, arguments.json)

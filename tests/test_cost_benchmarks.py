@@ -124,10 +124,31 @@ def test_updates_of_whole_models(corpus, tmp_path):
     command += ["--source-lang", "src", "--target-lang", "tgt", "--max-tokens", "300", "--share"]
     command += ["--arch", "transformer_tiny", "--separate", "--sparse", "--json", tmp_path / "rows"]
     command += ["--recipes", "softmax", "linear", "contrastive", "cosine"]
+    command += ["--variant", "of 8=contrastive --max-candidates 8"]
+    command += ["--variant", "by itself=cosine --decoder-input separate"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = {row["method"]: row for row in json.loads((tmp_path / "rows").read_text())}
-    assert list(rows) == ["softmax", "linear", "contrastive", "cosine"]
+    assert list(rows) == ["softmax", "linear", "contrastive", "cosine", "of 8", "by itself"]
     learned = {name: row["learned_parameters"] for name, row in rows.items()}
     # neither has a number for a target word
-    assert learned["linear"] == learned["cosine"] < learned["contrastive"]
+    assert learned["linear"] == learned["cosine"] < learned["contrastive"] == learned["of 8"]
+    assert learned["cosine"] < learned["by itself"]  # which has an input of its own
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--updates", "1"], "--updates: must be an integer of at least 2, but is '1'"),
+        (["--variant", "x=nothing"], "--variant: must be NAME=RECIPE OPTIONS, but is x=nothing"),
+        (["--variant", "cosine=cosine"], "names of recipes and variants must differ"),
+        (["--recipes", "adaptive"], "the recipe adaptive is one of --task language_modeling"),
+    ],
+)
+def test_what_update_cost_cannot_time(monkeypatch, capsys, options, message):
+    import update_cost
+
+    monkeypatch.setattr(sys, "argv", ["update_cost.py", "data", "--table", "x", *options])
+    with pytest.raises(SystemExit):
+        update_cost.main()
+    assert message in capsys.readouterr().err
