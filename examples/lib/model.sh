@@ -97,8 +97,8 @@ train_once() {
   # paths differ between machines and prove nothing: the contents count
   local inputs identity name
   inputs="${options[*]} data=$(checksum "$@")"
-  for name in TABLE ENCODER_VECTORS DECODER_VECTORS LANGUAGE_MODEL; do
-    [ -z "${!name}" ] || inputs="${inputs//${!name}/$name} $name=$(checksum "${!name}")"
+  for name in TABLE ENCODER_VECTORS DECODER_VECTORS LANGUAGE_MODEL START; do
+    [ -z "${!name:-}" ] || inputs="${inputs//${!name}/$name} $name=$(checksum "${!name}")"
   done
   inputs="${inputs//$ROOT\//}"
   # A training goes on with the options it began with, finished or not; only its end may move, and
