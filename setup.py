@@ -22,6 +22,7 @@ setup(
         "sacrebleu>=2.0,<3",
         "sacremoses>=0.0.53",
         "safetensors>=0.4",
+        "scipy>=1.7",  # preprocess/align_tables.py
         "sentencepiece>=0.1.97",
         "subword-nmt>=0.3.8,<0.4",
         "torch>=2.0,<3",
@@ -41,8 +42,7 @@ setup(
         "benchmarks": [
             "gensim>=4.2",  # benchmarks/word_similarity.py
             "matplotlib>=3.5",
-            "mpmath>=1.3",  # benchmarks/vmf_cost.py, and scipy
-            "scipy>=1.7",
+            "mpmath>=1.3",  # benchmarks/vmf_cost.py
         ],
         "corpus": ["pysword>=0.2.8"],  # only to extract the bundled corpus anew
     },

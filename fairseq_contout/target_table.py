@@ -148,10 +148,12 @@ class TargetTable(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         rows = state_dict.get(prefix + "weight")
         # A model built from a checkpoint's own options has no rows yet. One built from a table file
-        # would go on with the checkpoint's rows and be named after the file's.
+        # would go on with the checkpoint's rows and be named after the file's. The special symbols
+        # may have others: those of a checkpoint are the ones that its model learned to point at.
         if rows is not None and not self.learned and self.weight.any():
+            words = slice(self.num_specials, None)
             same = rows.shape == self.weight.shape and torch.allclose(
-                rows.float(), self.weight.float(), rtol=0, atol=_HALF_PRECISION
+                rows[words].float(), self.weight[words].float(), rtol=0, atol=_HALF_PRECISION
             )
             if not same:
                 raise ValueError(

@@ -58,14 +58,24 @@ def from_original(args, dictionary, table, command: str, words):
     return list(words), rows[len(symbols) :]
 
 
+def recorded_options(command: str):
+    """Return the options of ``build_table.py`` that a table's record names, None of other records.
+
+    Args:
+        command: the record; what extended the table later does not count.
+    """
+    words = shlex.split(command.split(" ; ")[0])
+    if words[:1] != ["build_table.py"]:
+        return None
+    return build_table.parser().parse_args([*words[1:], "--output", "-"])
+
+
 def _recorded(args, command: str, count: int):
     """Return the options that built a table, and how many rows it had before any extension."""
     first, *more = command.split(" ; ")
-    words = shlex.split(first)
     for step in more:
         count -= int(shlex.split(step)[-1])
-    built = words[:1] == ["build_table.py"]
-    options = build_table.parser().parse_args([*words[1:], "--output", "-"]) if built else None
+    options = recorded_options(first)
     if options is None or options.source not in ("fasttext", "vectors"):
         raise ValueError(
             f"{args.table}: --source original needs a table that build_table.py made of vectors, "

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess import drawing, shaping
-from preprocess.common import describe
+from preprocess.common import atomic_text, check_output, describe
 from preprocess.sources import RANDOM, SOURCES
 
 PERTURBED = "perturbed"
@@ -111,3 +111,37 @@ def special_rows(count: int, words, spare, seed: int):
         rng = drawing.generator(seed, drawing.SPECIALS)
         spare = drawing.sphere(max(count, drawing.SPECIAL_CANDIDATES), words.shape[1], rng)
     return drawing.choose_far(spare, words, count)
+
+
+def check_pair(args, dictionary_path):
+    """Check, before the work, that a table and the dictionary beside it can be written.
+
+    Raises:
+        ValueError: they cannot, or the dictionary would replace that of the training.
+    """
+    check_output(args.output)
+    check_output(dictionary_path, "--output-dictionary")
+    if Path(dictionary_path).resolve() == Path(args.dictionary).resolve():
+        raise ValueError(
+            f"--output-dictionary {dictionary_path}: must be another file than --dictionary, which "
+            "is that of the training; choose another name"
+        )
+
+
+def save_pair(path, dictionary_path, weight, dictionary, **record):
+    """Write a table and its dictionary: both, or neither.
+
+    Args:
+        path: of the table.
+        dictionary_path: of its dictionary.
+        weight: unit rows ``(V, d)``.
+        dictionary: fairseq's.
+        record: source, origins and command of the table.
+    """
+    from fairseq_contout.table_file import save_table
+
+    # the dictionary's old file stays, too, when the table cannot be written
+    with atomic_text(dictionary_path) as file:
+        for symbol, count in list(zip(dictionary.symbols, dictionary.count))[dictionary.nspecial :]:
+            file.write(f"{symbol} {count}\n")
+        save_table(path, weight, dictionary, **record)

@@ -16,8 +16,8 @@ import torch  # noqa: E402
 from preprocess import shaping  # noqa: E402
 from preprocess.added_rows import SOURCES  # noqa: E402
 from preprocess.added_words import read_words  # noqa: E402
-from preprocess.assemble import load_dictionary, some  # noqa: E402
-from preprocess.common import Parser, atomic_text, check_output, number, run, without_notes  # noqa: E402
+from preprocess.assemble import check_pair, load_dictionary, save_pair, some  # noqa: E402
+from preprocess.common import Parser, number, run, without_notes  # noqa: E402
 from preprocess.report import neighbours  # noqa: E402
 
 
@@ -81,13 +81,7 @@ def check(args, dictionary_path):
     Raises:
         ValueError: options that do not go together, or files that cannot be written.
     """
-    check_output(args.output)
-    check_output(dictionary_path, "--output-dictionary")
-    if Path(dictionary_path).resolve() == Path(args.dictionary).resolve():
-        raise ValueError(
-            f"--output-dictionary {dictionary_path}: must be another file than --dictionary, which "
-            "is that of the training; choose another name"
-        )
+    check_pair(args, dictionary_path)
     if args.source != "vectors" and args.words is None:
         raise ValueError(f"--source {args.source} needs --words FILE, but it was not given")
     if args.source == "compose" and args.vectors is not None:
@@ -100,7 +94,7 @@ def check(args, dictionary_path):
 
 def extend(args):
     with without_notes():
-        from fairseq_contout.table_file import dictionary_beside, load_table, read_table, save_table
+        from fairseq_contout.table_file import dictionary_beside, load_table, read_table
     dictionary_path = args.output_dictionary or dictionary_beside(args.output)
     check(args, dictionary_path)
     dictionary = load_dictionary(args.dictionary)
@@ -113,18 +107,15 @@ def extend(args):
     for word in words:
         dictionary.add_symbol(word)
     record = f"extend_table.py --source {args.source} --words {len(words)}"
-    # the dictionary's old file stays, too, when the table cannot be written
-    with atomic_text(dictionary_path) as file:
-        for symbol, count in list(zip(dictionary.symbols, dictionary.count))[dictionary.nspecial :]:
-            file.write(f"{symbol} {count}\n")
-        save_table(
-            args.output,
-            weight,
-            dictionary,
-            source=f"{Path(args.table).name}, extended",
-            origins={"table": len(table), "added": len(words)},
-            command=f"{command} ; {record}",
-        )
+    save_pair(
+        args.output,
+        dictionary_path,
+        weight,
+        dictionary,
+        source=f"{Path(args.table).name}, extended",
+        origins={"table": len(table), "added": len(words)},
+        command=f"{command} ; {record}",
+    )
     print(f"{args.output}: {len(words)} words added to {len(table)} rows; {dictionary_path}")
     if turned:
         print(f"turned away from an equal row: {some(words, turned)}")

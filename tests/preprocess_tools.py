@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 SCRIPTS = ["learn_subwords", "apply_subwords", "clean_parallel", "train_fasttext", "build_table"]
 SCRIPTS += ["clean_monolingual", "mix_parallel", "export_rows", "build_lexicon"]
-SCRIPTS += ["extend_table"]
+SCRIPTS += ["extend_table", "align_tables", "exchange_table"]
 
 
 def call(script, *arguments) -> int:

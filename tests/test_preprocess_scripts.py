@@ -16,7 +16,7 @@ def test_help_from_any_folder(script, tmp_path):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0 and err == ""
     assert "--seed" in out or script.startswith(
-        ("clean_", "export_rows", "mix_parallel", "build_lexicon")
+        ("clean_", "export_rows", "mix_parallel", "build_lexicon", "exchange_table")
     )
     assert "--quiet" in out and "None" not in out
 

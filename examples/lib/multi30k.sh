@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Multi30k in either direction: what multi30k.de-en/run.sh and multi30k.en-de/run.sh share.
+# Multi30k between two of its languages: what the recipes of that set share.
 
 # shellcheck source=small.sh
 . "$LIB/small.sh"
@@ -10,7 +10,7 @@ TRAIN_OPTIONS+=(--max-epoch 7)
 
 corpus() {
   local url=https://github.com/multi30k/dataset/raw/master/data/task1/raw lang
-  for lang in de en; do
+  for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
     echo "train $lang plain train.$lang - $url/train.$lang.gz"
     echo "valid $lang plain val.$lang - $url/val.$lang.gz"
     echo "test $lang plain test_2016_flickr.$lang - $url/test_2016_flickr.$lang.gz"

@@ -10,6 +10,7 @@ from fairseq_contout.criterions.base import TASK_MARK, ContinuousCriterion
 from fairseq_contout.kept_table import KeptTable, fingerprint
 from fairseq_contout.learned_table import LearnedTable
 from fairseq_contout.models.continuous_output import ContinuousOutput, tie_decoder_input
+from fairseq_contout.models.freezing import freeze_parts
 from fairseq_contout.models.options import FROZEN_OPTIONS, LEARNED, TABLE_DTYPES, is_tied
 from fairseq_contout.optim import mark_sparse
 from fairseq_contout.scores import check_score
@@ -89,6 +90,7 @@ def attach_output(args, task, model, feature_dim: int, kind=None):
         model.decoder.__class__ = kind
     model.decoder.attach(output)
     tie_decoder_input(args, model, output.table)
+    freeze_parts(args, model)
 
 
 def _use_sparse_gradients(model, table: TargetTable):

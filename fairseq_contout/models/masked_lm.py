@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from fairseq_contout.models.build import build_output, forget_vectors
 from fairseq_contout.models.continuous_output import ContinuousOutput
+from fairseq_contout.models.freezing import freeze_parts
 from fairseq_contout.models.options import (
     LEARNED,
     add_continuous_args,
@@ -135,6 +136,7 @@ class ContinuousMaskedLanguageModel(RobertaModel):
         # RobertaModel makes its encoder without a hook: the class is changed afterwards
         encoder.__class__ = ContinuousMaskedLMEncoder
         encoder.attach(output)
+        freeze_parts(args, model)
         return model
 
     def get_targets(self, sample, net_output):

@@ -111,6 +111,12 @@ def add_continuous_args(parser):
         "target table through a learned projection (table)",
     )
     parser.add_argument(
+        "--freeze",
+        metavar="PARTS",
+        help="parts of the model that stay as they are in training, with commas between them: "
+        "encoder, decoder.layers, decoder.layers.0, …; for instance after --finetune-from-model",
+    )
+    parser.add_argument(
         "--score",
         choices=sorted(DEFAULT_SCALE),
         help="how decoding scores rows; the default is the one that belongs to the criterion",
