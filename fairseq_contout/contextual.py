@@ -139,6 +139,7 @@ class ContextualVectors(nn.Module):
                 f"sentences must be a list of lists of words, but are the string {sentences!r}; "
                 "give [words] for one sentence"
             )
+        sentences = list(sentences)  # an iterator is gone through more than once
         for words in sentences:
             if isinstance(words, str):
                 raise ValueError(

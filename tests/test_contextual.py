@@ -42,6 +42,7 @@ def test_a_sentence_has_the_same_vectors_in_any_batch(vectors):
     together = vectors([other, WORDS, ["the"]])
     torch.testing.assert_close(together[1], alone)
     assert [len(found[0]) for found in together] == [len(other), len(WORDS), 1]
+    torch.testing.assert_close(vectors(iter([WORDS]))[0], alone)
 
 
 def test_each_half_reads_one_side(vectors):

@@ -52,7 +52,8 @@ def home(folder, tmp_path_factory):  # noqa: F811
 def test_commands(home, folder):  # noqa: F811
     training, text, masked, directions, pretrained = blocks("bash")
     assert re.search(r"Perplexity: [\d.]+", run(commands(f"{{ {training} }} 2>&1"), home))
-    run(commands(f"{masked}\n{directions}"), home)
+    assert "accuracy" in run(commands(f"{{ {masked} }} 2>&1"), home).rpartition("| valid on")[2]
+    run(commands(directions), home)
     assert (home / "checkpoints-masked" / "checkpoint_best.pt").exists()
     assert re.search(r"H-0\t\S+\tthe king ", run(text, home))
     (python,) = blocks("python")

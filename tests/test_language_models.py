@@ -110,6 +110,7 @@ def test_rare_words_are_predicted_though_not_read(english, language_model):
 
 
 ERRORS = {
+    "masked": ("transformer", "--task masked_lm", "give --task language_modeling, or --arch"),
     "encoder": ("transformer-vmf", "--decoder-input encoder", "a language model has none"),
     "softmax": ("transformer", "--criterion cross_entropy", "needs one of the criterions"),
     "cutoff": ("transformer", "--adaptive-softmax-cutoff 10,20", "shapes a softmax"),

@@ -145,6 +145,7 @@ def test_a_table_serves_a_dictionary_with_mask_and_without(english, tmp_path):
 
 
 ERRORS = {
+    "causal": ("masked", "--task language_modeling", "give --task masked_lm, or --arch"),
     "input": ("masked", "--decoder-input table", "a masked language model has none"),
     "tied": ("masked-learned", "--input-words 50", "give --untie-weights-roberta, or leave it out"),
     "dim": ("masked-learned", "--table-dim 8", "--table-dim 8 must be --encoder-embed-dim (16)"),

@@ -142,6 +142,9 @@ def test_files_that_do_not_fit(pairs, english, causal, masked, language_model, t
     found = message(flag, causal, "--decoder-layers", 2)
     assert "layers.1.fc1.bias is in the model alone" in found and "more)" in found
     assert "none.pt" in message(flag, tmp_path / "none.pt")
+    translate(pairs, tmp_path / "translation")
+    found = message(flag, tmp_path / "translation" / "checkpoint_last.pt")
+    assert "must be a language model, but its decoder reads an encoder" in found
     (tmp_path / "text.pt").write_text("text")
     assert "must be a checkpoint of fairseq-train" in message(flag, tmp_path / "text.pt")
     found = message("--pretrained-encoder", masked, *ROBERTA[:-2])

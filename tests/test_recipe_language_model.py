@@ -62,4 +62,4 @@ def test_recipes(data, tmp_path):
     again = run("wikitext-2", "cosine", tmp_path / "cosine", *TINY, SOFTMAX_BATCH=7, **shared)
     assert results(again)[-1]["test_ppl"] == found["cosine"]["test_ppl"]
     message = error(run("wikitext-2", "margin", tmp_path / "x", *TINY, DATA_DIR=data, **shared))
-    assert "RECIPE must be one of softmax, adaptive, best, contrastive" in message
+    assert "RECIPE must be one of softmax, softmax-fasttext, adaptive, best" in message

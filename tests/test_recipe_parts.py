@@ -294,6 +294,14 @@ def test_results_table(tmp_path):
     row = next(line for line in text.splitlines() if line.startswith("| vmf"))
     assert row.split(" | ")[1:4] == ["fasttext", "2", "30.00"]
     assert row.split(" | ")[8:10] == ["0.250", "0.50"]
+    language = {key: value for key, value in result.items() if "bleu" not in key}
+    language.update(test_set="words", valid_ppl=64.25, test_ppl=60)
+    (tmp_path / "r").write_text(json.dumps(language) + "\n")
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "| softmax | - | 64.2 | 60.0 | 10 | 0.500 | 1.00 | 6 |" in text
+    (tmp_path / "r").write_text('{"recipe": "softmax"}\n')
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 1 and "must be a JSON object as run.sh prints it" in done.stderr
 
 
 def test_pretraining_is_checked_before_anything_is_made(tmp_path):

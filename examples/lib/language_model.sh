@@ -121,8 +121,11 @@ perplexity() {
 run_perplexity() {
   local -a blocks=() # as long as those of the training
   local number
-  for ((number = 1; number < ${#EXTRA[@]}; number++)); do
-    [ "${EXTRA[number - 1]}" != --tokens-per-sample ] || blocks=(--tokens-per-sample "${EXTRA[number]}")
+  for ((number = 0; number < ${#EXTRA[@]}; number++)); do
+    case ${EXTRA[number]} in
+      --tokens-per-sample) blocks=(--tokens-per-sample "${EXTRA[number + 1]}") ;;
+      --tokens-per-sample=*) blocks=("${EXTRA[number]}") ;;
+    esac
   done
   PYTHONWARNINGS=ignore "$FAIRSEQ-eval-lm" "$BIN_DIR" --user-dir "$ROOT/fairseq_contout" \
     --path "$WEIGHTS" --gen-subset "$1" --softmax-batch "$SOFTMAX_BATCH" \

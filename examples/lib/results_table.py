@@ -8,12 +8,19 @@ import json
 import sys
 from pathlib import Path
 
-HEADER = (
-    "| recipe | table | length penalty | BLEU beam 5 | BLEU greedy | chrF beam 5 | chrF greedy | "
-    "updates | "
-    "s / update | × softmax | training s | CPU s | peak GB | seed |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
-)
+#: Columns: heading → field and its format. Those of a translation and of a language model differ.
+TRANSLATION = {
+    "length penalty": ("lenpen", "g"),
+    "BLEU beam 5": ("bleu", ".2f"),
+    "BLEU greedy": ("greedy_bleu", ".2f"),
+    "chrF beam 5": ("chrf", ".2f"),
+    "chrF greedy": ("greedy_chrf", ".2f"),
+}
+LANGUAGE_MODEL = {
+    "perplexity, validation": ("valid_ppl", ".1f"),
+    "perplexity, test": ("test_ppl", ".1f"),
+}
+COST = ("updates", "s / update", "× softmax", "training s", "CPU s", "peak GB", "seed")
 
 
 def read_results(paths: list) -> list:
@@ -27,7 +34,7 @@ def read_results(paths: list) -> list:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             try:
                 result = json.loads(line)
-                result["recipe"], result["bleu"]
+                result["recipe"], [result[field] for field, _ in measures(result).values()]
             except (ValueError, KeyError, TypeError):
                 raise ValueError(
                     f"{path}, line {number}: must be a JSON object as run.sh prints it, but is "
@@ -37,17 +44,19 @@ def read_results(paths: list) -> list:
     return results
 
 
+def measures(result: dict) -> dict:
+    """Return the columns that say how good a result is."""
+    result.setdefault("lenpen", 1)
+    return LANGUAGE_MODEL if "test_ppl" in result else TRANSLATION
+
+
 def row(result: dict, softmax: dict) -> str:
     """Return one row; ``softmax`` maps (test set, seed) to seconds an update."""
     speed = softmax.get((result["test_set"], result["seed"]))
     cells = [
         result["recipe"],
         result.get("table") or "-",  # a softmax has none
-        f"{result.get('lenpen', 1):g}",
-        f"{result['bleu']:.2f}",
-        f"{result['greedy_bleu']:.2f}",
-        f"{result['chrf']:.2f}",
-        f"{result['greedy_chrf']:.2f}",
+        *(format(result[field], form) for field, form in measures(result).values()),
         str(result["updates"]),
         f"{result['seconds_per_update']:.3f}",
         f"{result['seconds_per_update'] / speed:.2f}" if speed else "–",
@@ -69,8 +78,11 @@ def table(results: list) -> str:
     blocks = []
     for name in dict.fromkeys(result["test_set"] for result in results):
         chosen = [result for result in results if result["test_set"] == name]
-        signatures = dict.fromkeys(r[f"{m}_signature"] for r in chosen for m in ("bleu", "chrf"))
-        lines = [f"## {name}", "", HEADER, *(row(result, softmax) for result in chosen), ""]
+        named = [f"{metric}_signature" for metric in ("bleu", "chrf")]
+        signatures = dict.fromkeys(r[name] for r in chosen for name in named if name in r)
+        columns = ["recipe", "table", *measures(chosen[0]), *COST]
+        lines = [f"## {name}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        lines += [*(row(result, softmax) for result in chosen), ""]
         lines += [f"- signature `{signature}`" for signature in signatures]
         commands = dict.fromkeys(r["command"] for r in chosen if r.get("command"))
         lines += [f"- command `{command}`" for command in commands]

@@ -12,6 +12,7 @@ from fairseq.models.transformer_lm import (
     TransformerLanguageModelConfig,
     base_lm_architecture,
 )
+from fairseq.tasks.masked_lm import MaskedLMTask
 
 from fairseq_contout.models.build import attach_output, forget_vectors
 from fairseq_contout.models.continuous_output import ContinuousDecoder
@@ -36,8 +37,14 @@ def _check_language_model(args, task):
     """Check options of a language model.
 
     Raises:
-        ValueError: options that need an encoder, another embedding or a softmax.
+        ValueError: a task of masked models; options that need an encoder, another embedding or
+            a softmax.
     """
+    if isinstance(task, MaskedLMTask):
+        raise ValueError(
+            "--task masked_lm hides words of a text that is read as a whole, but this model reads "
+            "it word by word; give --task language_modeling, or --arch continuous_masked_lm"
+        )
     if getattr(args, "decoder_input", None) == "encoder":
         raise ValueError(
             "--decoder-input encoder reads the embeddings of an encoder, but a language model has "

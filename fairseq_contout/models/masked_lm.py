@@ -2,6 +2,7 @@
 
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
 from fairseq.models.roberta import RobertaEncoder, RobertaHubInterface, RobertaModel
+from fairseq.tasks.language_modeling import LanguageModelingTask
 from torch import Tensor, nn
 
 from fairseq_contout.models.build import build_output, forget_vectors
@@ -115,6 +116,11 @@ class ContinuousMaskedLanguageModel(RobertaModel):
         Raises:
             ValueError: a table, criterion or flag that does not fit, named with the remedy.
         """
+        if isinstance(task, LanguageModelingTask):
+            raise ValueError(
+                "--task language_modeling asks for the next word, but this model reads the whole "
+                "text; give --task masked_lm, or --arch continuous_transformer_lm"
+            )
         if getattr(args, "decoder_input", None):
             raise ValueError(
                 f"--decoder-input {args.decoder_input} says what a decoder reads, but a masked "

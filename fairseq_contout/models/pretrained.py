@@ -115,6 +115,11 @@ def read_pretrained(flag: str, path) -> Pretrained:
             for key, value in state.items()
             if key.startswith(prefix) and not any(name in key for name in _ON_TOP)
         }
+        if any(key.startswith("layers.0.encoder_attn") for key in found):
+            raise ValueError(
+                f"{flag}: must be a language model, but its decoder reads an encoder; train one "
+                "with --arch continuous_transformer_lm, or go on with --finetune-from-model"
+            )
         if any(key.startswith("layers.0.") for key in found):
             if "embed_tokens.weight" not in found:
                 raise ValueError(
