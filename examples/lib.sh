@@ -12,7 +12,7 @@ for name in SEED PREP_SEED SUBWORDS SUBWORD_METHOD TOKENIZE LOWERCASE MAX_LENGTH
   TABLE_SOURCE TABLE_DIM TABLE_OPTIONS VECTORS FASTTEXT_EPOCHS FASTTEXT_THREADS LABEL_SMOOTHING \
   VALID_EVERY MONO_TEXT PRETRAIN_UPDATES VOCABULARY WORDS MODEL SIZE BEAM CHECKPOINT AVERAGE LENPEN GENERATE_OPTIONS SOFTMAX_BATCH \
   ADAPTIVE_CUTOFF TABLE_TEXT TRAINED_WORDS SKIP_UNKNOWN LEXICON ALIGN_OPTIONS PAIRS \
-  TUNE_UPDATES SCRATCH_UPDATES CHECK_EVERY FREEZE TUNE_OPTIONS; do
+  TUNE_UPDATES SCRATCH_UPDATES CHECK_EVERY FREEZE TUNE_OPTIONS SEARCH KNN LEXICON_OPTIONS; do
   [ -z "${!name+set}" ] || GIVEN+="$name=$(printf %q "${!name}") "
 done
 
@@ -32,6 +32,8 @@ fi
 . "$LIB/pretrain.sh"
 # shellcheck source=lib/model.sh
 . "$LIB/model.sh"
+# shellcheck source=lib/search.sh
+. "$LIB/search.sh"
 
 usage() {
   cat <<USAGE
@@ -61,6 +63,9 @@ environment (default):
   MONO_TEXT     of pretrained: prefix,… of further raw text, prefix.$SOURCE_LANG or prefix.$TARGET_LANG or
                 both (also .gz, .xz), not parallel  PRETRAIN_UPDATES ($PRETRAIN_UPDATES)
   BEAM ($BEAM)  GENERATE_OPTIONS  more fairseq-generate options
+  SEARCH        of a continuous output: exact, hnsw, ivf, ivfpq, or shortlist (its lexicon is learned from the
+                training text); unset: all words are scored at each step  KNN (32)  words that are found
+  LEXICON_OPTIONS  of build_lexicon.py for SEARCH=shortlist, such as "--words 10 --frequent 500"
   LENPEN ($LENPEN)   length penalty of the beam search, or several (0.6,1,2): the one with the best BLEU
                 on the validation data is taken
   CHECKPOINT ($CHECKPOINT: best, last, or average: the mean of the last epochs')  AVERAGE ($AVERAGE epochs)
@@ -78,7 +83,7 @@ recipe_defaults() {
   : "${TABLE_TEXT:=target}"
   : "${FASTTEXT_EPOCHS:=5}" "${FASTTEXT_THREADS:=1}" "${TEST_SETS:=}" "${DATA_DIR:=}"
   : "${DATA_URL:=}" "${WORKERS:=2}" "${GENERATE_OPTIONS:=}"
-  : "${MONO_TEXT:=}" "${PRETRAIN_UPDATES:=2000}"
+  : "${MONO_TEXT:=}" "${PRETRAIN_UPDATES:=2000}" "${SEARCH:=}" "${KNN:=32}" "${LEXICON_OPTIONS:=}"
 }
 
 # Read RECIPE OUT_DIR and the rest; set OUT_DIR, PREP_DIR, EXTRA (an array) and absolute paths.
@@ -131,6 +136,7 @@ recipe_run() {
     check_tools
     check_test_sets
     check_pretraining
+    check_search
     lock_folder "$OUT_DIR" fail
     prepare
     pretrain

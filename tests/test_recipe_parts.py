@@ -323,6 +323,18 @@ def test_pretraining_is_checked_before_anything_is_made(tmp_path):
     assert "which knows no --activation-fn; leave it out" in found
 
 
+def test_searches_are_checked_before_anything_is_made(tmp_path):
+    def refusal(recipe, **more):
+        message = error(run("multi30k.de-en", recipe, tmp_path / "o", **more))
+        assert not (tmp_path / "o" / "prep" / ".stamps").exists()
+        return message
+
+    assert "ivfpq or shortlist, but is nearest" in refusal("best", SEARCH="nearest")
+    assert "RECIPE is softmax and SEARCH is exact" in refusal("softmax", SEARCH="exact")
+    options = {"GENERATE_OPTIONS": "--task continuous_translation"}
+    assert "must not have --task where SEARCH" in refusal("best", SEARCH="exact", **options)
+
+
 def test_words_of_several_lists_take_turns():
     sys.path.insert(0, str(REPOSITORY / "examples" / "large-vocabulary"))
     from dictionary import extend

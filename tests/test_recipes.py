@@ -171,6 +171,11 @@ def test_large_vocabulary(tmp_path):
     result = results(run(*command, VOCABULARY=2000, **more))[0]
     check(result, "contrastive-frozen", "test_2016_flickr")
     prep = tmp_path / "ours" / "prep"
+    assert result["search"] == "shortlist" and (prep / "lexicon.safetensors").exists()
+    found = results(run(*command, VOCABULARY=2000, SEARCH="ivf", PREP_DIR=prep, **more))[0]
+    assert found["search"] == "ivf" and " SEARCH=ivf " in found["command"]
+    assert found["updates"] == result["updates"]  # the same training
+    assert list((tmp_path / "ours").glob("*ivf*"))
     words = (prep / "bin" / "dict.en.txt").read_text().splitlines()
     assert len(words) == len(set(words)) == 2000 and words[-1].startswith("extra")
     checkpoint = tmp_path / "ours" / "checkpoints" / "checkpoint_best.pt"

@@ -10,6 +10,8 @@
 # for words that it has never seen: contrastive-frozen, cosine, l2, vmf, vmf-authors, margin-batch,
 # syn-margin or power-spherical; softmax is there to compare with, and takes long. Each validation scores
 # every word for each token: --validate-interval N saves time.
+# SEARCH (shortlist) is how words are found at decoding: with shortlist among those that the training text makes
+# likely given the source, with exact among all; hnsw, ivf and ivfpq are faster, and nearly the same.
 # No number of the model is one of a target word: the decoder reads rows of the table through a
 # projection, and source embeddings have sparse gradients.
 set -euo pipefail
@@ -33,7 +35,7 @@ if [ $# -ge 2 ]; then # not for --help
   BINARISE_INPUTS="VOCABULARY=$VOCABULARY WORDS=$(checksum "$WORDS")"
 fi
 # decoding never makes a tensor of the size of the vocabulary either
-[ "${1:-}" = softmax ] || : "${GENERATE_OPTIONS:=--task continuous_translation --knn 32}"
+[ "${1:-}" = softmax ] || : "${SEARCH:=shortlist}"
 
 stage_binarise() {
   "$PYTHON" "$EXAMPLES/large-vocabulary/dictionary.py" --text "$PIECES/train.$TARGET_LANG" \

@@ -219,6 +219,7 @@ score() {
   local options=(--target-lang "$TARGET_LANG" --lenpen "$BEST_LENPEN")
   [ "$INITIAL" != language-model ] || options+=(--pretrain-stats "$LM_DIR/train_stats.json")
   [ "$SCORE" = detokenized ] || options+=(--tokenized)
+  [ -z "$SEARCH" ] || options+=(--search "$SEARCH")
   [ "$LOWERCASE" = 0 ] || options+=(--lowercase)
   options+=(--reference-tokens "$4/clean/test.$TARGET_LANG" --train-text "$PREP_DIR/clean/train.$TARGET_LANG")
   say "score $3"
@@ -254,6 +255,7 @@ evaluate_one() {
 evaluate() {
   local prefix prefixes name lines=()
   choose_weights
+  search_options
   tune_lenpen
   IFS=, read -r -a prefixes <<<"$TEST_SETS"
   for prefix in ${prefixes[@]+"${prefixes[@]}"}; do

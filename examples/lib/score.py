@@ -129,6 +129,7 @@ def parse(argv=None):
     parser.add_argument("--tokenized", action="store_true", help="score tokens as they are")
     parser.add_argument("--lowercase", action="store_true", help="score without case")
     parser.add_argument("--lenpen", type=float, default=1.0, help="of the beam search")
+    parser.add_argument("--search", help="how the nearest words were found")
     parser.add_argument("--pretrain-stats", type=Path, help="of a language model before it")
     add_result_args(parser)
     return parser.parse_args(argv)
@@ -154,6 +155,8 @@ def main(argv=None):
     result.update(rare)
     result.update(training_cost(args.train_log, args.train_stats), seed=args.seed)
     result.update(lenpen=args.lenpen, table=args.table)
+    if args.search is not None:
+        result.update(search=args.search)
     if args.begins_with is not None:
         result.update(begins_with=args.begins_with)
     if args.pretrain_stats is not None:

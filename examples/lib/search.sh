@@ -1,0 +1,39 @@
+# shellcheck shell=bash
+# How the nearest words are found when a recipe decodes: SEARCH. Sourced by lib.sh.
+
+# Errors in SEARCH should not wait for the end of a training.
+check_search() {
+  case $SEARCH in
+    '' | exact | hnsw | ivf | ivfpq | shortlist) ;;
+    *) die "SEARCH must be exact, hnsw, ivf, ivfpq or shortlist, but is $SEARCH; leave it out to score all words at each step" ;;
+  esac
+  [ -z "$SEARCH" ] || [ "$OUTPUT" != softmax ] ||
+    die "SEARCH belongs to a continuous output, but RECIPE is softmax and SEARCH is $SEARCH; leave one out"
+  [ -z "$SEARCH" ] || [[ " $GENERATE_OPTIONS" != *" --task"[\ =]* ]] ||
+    die "GENERATE_OPTIONS must not have --task where SEARCH is given, but is $GENERATE_OPTIONS; leave one out"
+}
+
+# The lexicon of likely target words: LEXICON_FILE, of the training text.
+stage_lexicon() {
+  # shellcheck disable=SC2206 # a list of options, split on blanks on purpose
+  local options=($LEXICON_OPTIONS)
+  "$PYTHON" "$ROOT/preprocess/build_lexicon.py" --input "$PIECES/train.$SOURCE_LANG" "$PIECES/train.$TARGET_LANG" \
+    --dictionary "$BIN_DIR/dict.$SOURCE_LANG.txt" "$BIN_DIR/dict.$TARGET_LANG.txt" \
+    --held-out "$PIECES/valid.$SOURCE_LANG" "$PIECES/valid.$TARGET_LANG" --output "$LEXICON_FILE" ${options[@]+"${options[@]}"}
+}
+
+# Set DECODE_OPTIONS as SEARCH says, and make what it needs.
+search_options() {
+  [ -n "$SEARCH" ] || return 0
+  DECODE_OPTIONS=(--task continuous_translation --knn "$KNN" --knn-search "$SEARCH")
+  case $SEARCH in
+    hnsw | ivf | ivfpq) DECODE_OPTIONS+=(--knn-cache "$OUT_DIR") ;;
+    shortlist)
+      LEXICON_FILE=$PREP_DIR/lexicon.safetensors
+      lock_folder "$PREP_DIR" wait
+      stage "$PREP_DIR" lexicon "$LEXICON_OPTIONS" stage_lexicon
+      unlock_folder "$PREP_DIR"
+      DECODE_OPTIONS+=(--shortlist "$LEXICON_FILE")
+      ;;
+  esac
+}
