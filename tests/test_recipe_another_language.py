@@ -58,6 +58,7 @@ def test_bad_values_are_refused(tmp_path):
     assert "RECIPE must have a frozen table" in message(tmp_path, RECIPE="contrastive")
     assert "TABLE_SOURCE must be fasttext" in message(tmp_path, TABLE_SOURCE="random")
     assert "TABLE_TEXT must be target" in message(tmp_path, TABLE_TEXT="both")
+    assert "SEARCH must not be given" in message(tmp_path, SEARCH="ivf")
     assert "LENPEN must be one number" in message(tmp_path, LENPEN="1,2")
     assert "PAIRS, TUNE_UPDATES" in message(tmp_path, PAIRS="100 10x")
     assert "LEXICON must be a file" in message(tmp_path, LEXICON=tmp_path / "none")

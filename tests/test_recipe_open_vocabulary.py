@@ -37,7 +37,8 @@ def test_open_vocabulary(tmp_path):
     (found,) = results(process)
     assert found["recipe"] == "best-frozen" and found["trained_words"] == 200
     assert found["new_words"] > 200 and found["new_words_in_references"] > 20
-    for name in ("base", "base-replace-unk", "extended", "softmax", "softmax-replace-unk"):
+    names = ["base", "base-replace-unk", "extended", "extended-shortlist"]
+    for name in [*names, "softmax", "softmax-replace-unk"]:
         assert 0 <= found[name]["bleu"] <= 100 and 0 <= found[name]["recall"] <= 100
     for name in ("base", "softmax"):
         assert found[name]["recall"] == 0 and found[name]["precision"] is None
@@ -64,4 +65,5 @@ def test_bad_values_are_refused(tmp_path):
     assert "TRAINED_WORDS must be" in message(tmp_path, TRAINED_WORDS="many")
     assert "RECIPE must have a frozen table" in message(tmp_path, RECIPE="contrastive")
     assert "TABLE_SOURCE must be fasttext" in message(tmp_path, TABLE_SOURCE="random")
+    assert "SEARCH must not be given" in message(tmp_path, SEARCH="ivf")
     assert "OUT_DIR must be given" in message()

@@ -139,6 +139,7 @@ fi
 CONTINUOUS=${RECIPE:-best-frozen}
 [ "${TABLE_SOURCE}" = fasttext ] && [ -z "${VECTORS:-}" ] || die "TABLE_SOURCE must be fasttext, and VECTORS empty, since both languages need vectors of their own; leave them out"
 [ "${TABLE_TEXT:-target}" = target ] || die "TABLE_TEXT must be target, since the new language has no paired text, but is $TABLE_TEXT; leave it out"
+[ -z "${SEARCH:-}" ] || die "SEARCH must not be given, since these models decode over all words, but is $SEARCH; leave it out"
 [[ "${LENPEN:-1}" != *,* ]] || die "LENPEN must be one number, since the new language has no paired text to choose with, but is $LENPEN"
 for value in $PAIRS "$TUNE_UPDATES" "$SCRATCH_UPDATES" "$CHECK_EVERY"; do
   [[ $value =~ ^[1-9][0-9]*$ ]] || die "PAIRS, TUNE_UPDATES, SCRATCH_UPDATES and CHECK_EVERY must be numbers, 1 or more, but there is $value"

@@ -10,10 +10,11 @@
 # recall and precision of the words that were no targets, for each way to decode:
 #   base, base-replace-unk          the continuous output over the trained words
 #   extended                        the same model with --new-table
+#   extended-shortlist              and with the words alone that a lexicon of the training text gives for a sentence
 #   softmax, softmax-replace-unk    the softmax
 # TABLE_TEXT (both) is what fastText reads: both languages, words interleaved, so that a source word is
 # near its translation, or target. SKIP_UNKNOWN (1): the continuous output is not trained to predict <unk>.
-# LENPEN, BEAM, SEED, TABLE_DIM, … are those of the other recipes (examples/multi30k.de-en/run.sh --help).
+# LEXICON_OPTIONS are those of preprocess/build_lexicon.py. LENPEN, BEAM, SEED, TABLE_DIM, … are those of the other recipes (examples/multi30k.de-en/run.sh --help).
 set -euo pipefail
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
@@ -48,6 +49,15 @@ stage_extend() {
     --words "$PREP_DIR/words" --known skip --output "$EXTENDED"
 }
 
+# The lexicon of likely target words, new ones among them.
+stage_new_lexicon() {
+  # shellcheck disable=SC2206 # a list of options, split on blanks on purpose
+  local options=($LEXICON_OPTIONS)
+  "$PYTHON" "$ROOT/preprocess/build_lexicon.py" --input "$PIECES/train.$SOURCE_LANG" "$PIECES/train.$TARGET_LANG" \
+    --dictionary "$BIN_DIR/dict.$SOURCE_LANG.txt" "${EXTENDED%.safetensors}.dict.txt" \
+    --output "$NEW_LEXICON" ${options[@]+"${options[@]}"}
+}
+
 # translate NAME OPTIONS…: OUT_DIR/decode/NAME.beamN.log
 translate() {
   local name=$1
@@ -65,6 +75,8 @@ evaluate() { # in place of that of the other recipes
   if [ "$OUTPUT" = frozen ]; then
     EXTENDED=${TABLE%.safetensors}-extended.safetensors
     stage "$PREP_DIR" "$(basename "$EXTENDED")" "$(checksum "$TABLE")" stage_extend
+    NEW_LEXICON=${EXTENDED%.safetensors}-lexicon.safetensors
+    stage "$PREP_DIR" "$(basename "$NEW_LEXICON")" "$(checksum "$EXTENDED") $LEXICON_OPTIONS" stage_new_lexicon
   fi
   unlock_folder "$PREP_DIR"
   local name=softmax
@@ -73,6 +85,7 @@ evaluate() { # in place of that of the other recipes
   translate "$name-replace-unk" --replace-unk --print-alignment hard
   if [ "$OUTPUT" = frozen ]; then
     translate extended --new-table "$EXTENDED"
+    translate extended-shortlist --new-table "$EXTENDED" --knn-search shortlist --shortlist "$NEW_LEXICON"
     printf '%s\n' "$EXTENDED" >"$OUT_DIR/extended"
   fi
   printf '%s\n' "$BEST_LENPEN" >"$OUT_DIR/lenpen"
@@ -80,7 +93,7 @@ evaluate() { # in place of that of the other recipes
 
 score_variants() {
   local variants=() name
-  for name in base base-replace-unk extended; do
+  for name in base base-replace-unk extended extended-shortlist; do
     variants+=("$name=$OUT/continuous/decode/$name.beam$BEAM.log")
   done
   for name in softmax softmax-replace-unk; do
@@ -101,6 +114,7 @@ if [ "${1:-}" = -h ] || [ "${1:-}" = --help ]; then
 fi
 [ $# -ge 1 ] || { usage >&2; die "OUT_DIR must be given, but was not"; }
 [ "${TABLE_SOURCE}" = fasttext ] && [ -z "${VECTORS:-}" ] || die "TABLE_SOURCE must be fasttext, and VECTORS empty, since new words need vectors of the same space; leave them out"
+[ -z "${SEARCH:-}" ] || die "SEARCH must not be given, since the variants are searches, but is $SEARCH; leave it out"
 recipe_options "$CONTINUOUS"
 [ "$OUTPUT" = frozen ] || die "RECIPE must have a frozen table, whose space new words are of, but is $CONTINUOUS; give best-frozen, contrastive-frozen, cosine, …"
 mkdir -p "$1"
