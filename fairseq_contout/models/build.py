@@ -11,6 +11,7 @@ from fairseq_contout.kept_table import KeptTable, fingerprint
 from fairseq_contout.learned_table import LearnedTable
 from fairseq_contout.models.continuous_output import ContinuousOutput, tie_decoder_input
 from fairseq_contout.models.freezing import freeze_parts
+from fairseq_contout.models.lexical import attach_lexical
 from fairseq_contout.models.options import FROZEN_OPTIONS, LEARNED, TABLE_DTYPES, is_tied
 from fairseq_contout.optim import mark_sparse
 from fairseq_contout.scores import check_score
@@ -90,6 +91,7 @@ def attach_output(args, task, model, feature_dim: int, kind=None):
         model.decoder.__class__ = kind
     model.decoder.attach(output)
     tie_decoder_input(args, model, output.table)
+    attach_lexical(args, model)
     freeze_parts(args, model)
 
 

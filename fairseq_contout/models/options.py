@@ -230,6 +230,11 @@ def check_options(args):
             "--share-decoder-input-output-embed"
         )
     _check_ranges(args)
+    if _is_set(args, "lexical_alone") and not _is_set(args, "lexical_shortcut"):
+        raise ValueError(
+            f"--lexical-alone {args.lexical_alone} is of the shortcut from source words, but there "
+            "is none; give --lexical-shortcut, or leave it out"
+        )
     if getattr(args, "sparse_gradients", None):
         _check_sparse(args)
     optimizer = getattr(args, "optimizer", None)
@@ -278,6 +283,7 @@ def _check_ranges(args):
         "table_lr_scale": (lambda value: 0 < value < math.inf, "greater than 0 and finite"),
         "output_mlp_dim": (lambda value: value >= 0, "0 (no hidden layer) or more"),
         "output_dropout": (lambda value: 0 <= value < 1, "0 or more and less than 1"),
+        "lexical_alone": (lambda value: 0 <= value < 1, "0 or more and less than 1"),
     }
     for option, (kept, rule) in rules.items():
         value = getattr(args, option, None)

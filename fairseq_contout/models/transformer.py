@@ -5,11 +5,12 @@ from fairseq.models.transformer import TransformerDecoderBase, TransformerModel
 
 from fairseq_contout.models.build import attach_output, forget_vectors
 from fairseq_contout.models.continuous_output import ContinuousDecoder
+from fairseq_contout.models.lexical import WithLexicalShortcut, add_lexical_args
 from fairseq_contout.models.options import add_continuous_args, check_options
 from fairseq_contout.models.pretrained import add_pretrained_args, load_pretrained
 
 
-class ContinuousTransformerDecoder(ContinuousDecoder, TransformerDecoderBase):
+class ContinuousTransformerDecoder(ContinuousDecoder, WithLexicalShortcut, TransformerDecoderBase):
     """fairseq's Transformer decoder without a softmax."""
 
     def build_output_projection(self, cfg, dictionary, embed_tokens):
@@ -38,6 +39,7 @@ class ContinuousTransformerModel(TransformerModel):
         super().add_args(parser)
         add_continuous_args(parser)
         add_pretrained_args(parser)
+        add_lexical_args(parser)
 
     @classmethod
     def build_decoder(cls, cfg, tgt_dict, embed_tokens):
