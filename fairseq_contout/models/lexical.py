@@ -6,8 +6,6 @@ of its training; the shortcut is there for all words, also those whose translati
 target.
 """
 
-from typing import Optional
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,16 +56,15 @@ class LexicalShortcut(nn.Module):
 class WithLexicalShortcut:
     """Mixin that gives fairseq's Transformer decoder a :class:`LexicalShortcut`: ``lexical``."""
 
-    lexical: Optional[LexicalShortcut] = None
-
     def forward(self, prev_output_tokens, encoder_out=None, *args, features_only=False, **kwargs):
         hidden, extra = super().forward(
             prev_output_tokens, encoder_out, *args, features_only=features_only, **kwargs
         )
-        if features_only or self.lexical is None:
+        lexical = getattr(self, "lexical", None)
+        if features_only or lexical is None:
             return hidden, extra
         source = encoder_out["encoder_embedding"][0]
-        return self.lexical(hidden, extra["attn"][0], source), extra
+        return lexical(hidden, extra["attn"][0], source), extra
 
 
 def attach_lexical(args, model):
