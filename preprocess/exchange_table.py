@@ -129,8 +129,8 @@ def model_state(model, options, words: int) -> dict:
 def exchange(args):
     with without_notes():  # with the plugin, torch loads what fairseq writes
         from fairseq_contout.table_file import dictionary_beside
-    check_output(args.output, inputs=(args.checkpoint, args.new_table))
     args.new_dictionary = args.new_dictionary or str(dictionary_beside(args.new_table))
+    check_output(args.output, inputs=(args.checkpoint, args.new_table, args.new_dictionary))
     checkpoint = read_checkpoint(args.checkpoint)
     with without_notes():
         model, task = load_exchanged(args, checkpoint)

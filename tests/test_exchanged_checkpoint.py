@@ -170,6 +170,7 @@ def test_bad_input_is_one_line_and_leaves_no_file(
     language = language_model("transformer-untied")
     assert "must be of a translation model" in message(language)
     assert "must not be overwritten" in message(other, output="d.safetensors", new=other)
+    assert "must not be overwritten" in message(other, output="d.dict.txt", new=other)
 
 
 def test_rows_of_words_must_be_those_of_the_table(corpus, trained, variety, tmp_path):

@@ -179,15 +179,24 @@ def test_bad_input_is_one_line_and_leaves_no_file(files, capsys):
     def message(*options, **more):
         return fails(capsys, files, "align_tables", *arguments(files, *options, **more))
 
-    def listed(text, name="list", **more):
+    def listed(text, name="list", share=None, **more):
         (files / "list").write_text(text)
-        return message(**{"lexicon": files / name, **more})
+        options = [] if share is None else ["--held-out-share", share]
+        return message(*options, **{"lexicon": files / name, **more})
 
     assert "not allowed with argument" in message("--words", files / "new.txt")
     assert "none.safetensors: no such file" in message(table="none")
     assert "the folder" in message("--report", files / "no" / "report")
     same = ["--output-dictionary", files / "dict.txt"]
     assert "must be another file than --dictionary" in message(*same)
+    read = "must not be overwritten while it is read; change --"
+    for name in ("table.safetensors", "new.vec", "new.txt", "pairs"):
+        assert f"{name}: {read}report" in message("--report", files / name)
+        assert f"{name}: {read}output;" in message("--output", files / name).replace("\n", ";")
+    same = ["--output-dictionary", files / "out.safetensors"]
+    assert "--output and --output-dictionary must be two files" in message(*same)
+    same = ["--report", files / "out.dict.txt"]
+    assert "--output-dictionary and --report must be two files" in message(*same)
     assert "none: cannot be opened" in message(lexicon=files / "none")
     assert "list, line 2: must be a new word and" in listed("new1 old1\nnew1 old1 old2\n")
     assert "list: must hold pairs of words, but is empty" in listed("\n")
@@ -227,3 +236,10 @@ def test_bad_input_is_one_line_and_leaves_no_file(files, capsys):
     assert call("align_tables", *arguments(files)) == 0
     written = {files / "out.safetensors", files / "out.dict.txt"}
     assert snapshot(files).keys() - before.keys() == written
+    # the dictionary of the new text may be where the table looks for it
+    (files / "out.dict.txt").unlink()
+    (files / "new.txt").rename(files / "out.dict.txt")
+    before = (files / "out.dict.txt").read_bytes()
+    given = arguments(files, "--new-dictionary", files / "out.dict.txt")
+    assert call("align_tables", *given) == 0
+    assert (files / "out.dict.txt").read_bytes() == before

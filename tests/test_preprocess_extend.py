@@ -172,6 +172,13 @@ def test_bad_input_is_one_line_and_leaves_no_file(files, capsys):
     assert "the folder" in message(*original(folder), output="no/more")
     same = ["--output-dictionary", folder / "dict.txt"]
     assert "must be another file than --dictionary" in message(*original(folder), *same)
+    read = "must not be overwritten while it is read; change --output"
+    assert f"table.safetensors: {read}" in message(*original(folder), output="table")
+    for name in ("words", "v.vec"):
+        beside = ["--output-dictionary", folder / name]
+        assert f"{name}: {read}-dictionary" in message(*original(folder), *beside)
+    same = ["--output-dictionary", folder / "more.safetensors"]
+    assert "--output and --output-dictionary must be two" in message(*original(folder), *same)
     assert "record is 'build_table.py" in message(*original(folder), table="random")
     assert "none: cannot be opened" in message(*original(folder, "none"))
     assert "1 are there (word1); give --known skip" in listed("new1\nword1\n")
