@@ -53,9 +53,13 @@ def from_original(args, dictionary, table, command: str, words):
         trained = rows[: len(symbols)][known[: len(symbols)]]
         found = shaping.find_components(trained, given.remove_components or 0)
         rows[known] = shaping.remove_components(rows[known], *found)
+    added, there = rows[len(symbols) :], known[len(symbols) :]
     if given.mix_random is not None:
-        rows = np.where(known[:, None], shaping.mix(rows, given.mix_random, given.seed), 0)
-    return list(words), rows[len(symbols) :]
+        # each word has random numbers of its own, those of earlier extensions, too
+        before = len(symbols) + len(table) - count
+        mixed = shaping.mix(added, given.mix_random, given.seed, before)
+        added = np.where(there[:, None], mixed, 0)
+    return list(words), added
 
 
 def recorded_options(command: str):

@@ -77,6 +77,22 @@ def test_new_rows_are_treated_as_the_tables_were(treatment, files):
         assert (cosines > 0.5).all() and (cosines < 0.999).all()
 
 
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_two_extensions_are_one_of_all_words(treatment, files):
+    folder, _ = files
+    build(folder, *vec_options(folder, *treatment))
+    assert call("extend_table", *arguments(folder, *original(folder), output="whole")) == 0
+    (folder / "first").write_text("new0\nnew1\n")
+    (folder / "second").write_text("new2\nnew3\nnew4\n")
+    assert call("extend_table", *arguments(folder, *original(folder, "first"))) == 0
+    dictionary = ["--dictionary", folder / "more.dict.txt"]
+    given = arguments(folder, *original(folder, "second"), table="more", output="most")
+    assert call("extend_table", *given, *dictionary) == 0
+    (dictionary, rows), (other, expected) = load(folder, "most"), load(folder, "whole")
+    assert dictionary == other
+    torch.testing.assert_close(rows, expected)
+
+
 def test_words_of_the_build_have_the_rows_of_a_larger_build(files):
     folder, _ = files
     build(folder, *vec_options(folder))  # nothing that depends on the other words
