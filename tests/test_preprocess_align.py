@@ -8,7 +8,7 @@ import pytest
 import torch
 from fairseq.data import Dictionary
 from preprocess_tools import build, call, fails, snapshot, unit, write_dictionary
-from test_alignment import rotation
+from test_alignment import brute_csls, rotation, unit_rows
 from test_new_table import assert_same, decode, dictionary_of, rows_of
 
 from fairseq_contout.table_file import load_table, read_table
@@ -40,6 +40,7 @@ def files(tmp_path):
     counts = {w: 1000 - i for i, w in enumerate(new)}
     write_dictionary(tmp_path / "new.txt", {**counts, "unheard": 3, "madeupword0000": 0})
     pairs = [f"new{i} old{i}\n" for i in range(60)] + ["new61\told62\n", "new0 old0\n", "\n"]
+    pairs += ["unheard old140\n", "new140 </s>\n"]  # a random row, and one that is no word's
     (tmp_path / "pairs").write_text("".join(pairs))
     (tmp_path / "test").write_text("".join(f"new{i} old{i}\n" for i in range(50, 130)))
     build(tmp_path, "--source", "vectors", "--vectors", tmp_path / "old.vec", "--center")
@@ -77,7 +78,7 @@ def test_new_words_stand_where_their_translations_are(files, capsys):
     assert min(cosines) > 0.5 and sum(cosines) / COUNT > 0.9
     report = json.loads((files / "report").read_text())
     # new50 to new59, and new61, are not fitted to
-    assert report["given_pairs"] == 61 and report["pairs"] == 50
+    assert report["given_pairs"] == 63 and report["pairs"] == 50
     assert report["held_out_words"] == report["held_out_pairs"] == 80
     assert len(report["refinements"]) == 2 and report["refinements"][0] > 80
     for when in ("before", "after"):
@@ -89,7 +90,7 @@ def test_new_words_stand_where_their_translations_are(files, capsys):
     assert origins == {"pretrained": COUNT + 1, "random": 1, "special": 5}
     assert json.loads(read_table(files / "out.safetensors")[1]["origins"]) == origins
     out = capsys.readouterr().out
-    assert "50 of 61 pairs of" in out and "held out: 80 words" in out
+    assert "50 of 63 pairs of" in out and "held out: 80 words" in out
     assert "after refinement, new → old, precision at 1 / 5 / 10: cosine 9" in out
     assert "mean cosine" not in out
     # the record makes the same file again
@@ -139,10 +140,60 @@ def test_a_share_is_held_out_with_all_translations_of_a_word(files):
     rest, apart = divide(pairs, 0.25, 1)
     assert len(apart) == 10 and len(rest) == 30 and sorted(rest + apart) == sorted(pairs)
     assert not {new for new, _ in rest} & {new for new, _ in apart}
+    # a word of the table that two new words translate gives itself away, too
+    pairs = [(f"n{i}", f"o{i // 2}") for i in range(41)]
+    rest, apart = divide(pairs, 0.25, 1)
+    old = {old for _, old in apart}
+    assert len(apart) == 10 < len(pairs) - len(rest)
+    assert rest == [(new, other) for new, other in pairs if other not in old]
     options = ["--held-out-share", 0.2, "--report", files / "report"]
     assert call("align_tables", *arguments(files, *options)) == 0
     report = json.loads((files / "report").read_text())
     assert report["pairs"] == 49 and report["held_out_words"] == 12
+
+
+def test_the_most_frequent_words_are_those_of_the_largest_counts(tmp_path):
+    from preprocess.word_translation import Space
+
+    dictionary = write_dictionary(tmp_path / "dict.txt", {"a": 3, "b": 9, "c": 5, "d": 5})
+    space = Space.of(dictionary, [4, 5, 6, 7], torch.eye(4))
+    assert space.index == {"a": 0, "b": 1, "c": 2, "d": 3}
+    assert space.frequent(3).argmax(dim=1).tolist() == [1, 2, 3]
+    assert len(space.frequent(9)) == 4
+
+
+def test_precision_in_both_directions_is_what_its_definition_says():
+    from preprocess.word_translation import Space, precision
+
+    rows = unit_rows(90, 4), unit_rows(50, 4, 8)
+    spaces = [
+        Space({f"{side}{i}": i for i in range(len(part))}, part, [1] * len(part))
+        for side, part in zip("no", rows)
+    ]
+    pairs = [(f"n{i}", f"o{j}") for i in range(0, 90, 3) for j in (i // 2, i // 3)]
+    found = precision(*spaces, pairs, 4)
+    cosines, scores = rows[0] @ rows[1].t(), brute_csls(*rows, 4)
+    for name, matrix in (("cosine", cosines), ("csls", scores)):
+        for direction, square, side in (("new_to_old", matrix, 0), ("old_to_new", matrix.t(), 1)):
+            right = {}
+            for pair in pairs:
+                right.setdefault(int(pair[side][1:]), set()).add(int(pair[1 - side][1:]))
+            for k in (1, 5, 10):
+                best = {i: set(square[i].argsort(descending=True)[:k].tolist()) for i in right}
+                share = 100 * sum(bool(best[i] & right[i]) for i in right) / len(right)
+                assert found[direction][name][str(k)] == pytest.approx(share, abs=0.006)
+    assert found["new_to_old"]["cosine"] != found["new_to_old"]["csls"]
+    assert found["old_to_new"]["cosine"] != found["old_to_new"]["csls"]
+
+
+def test_options_of_the_refinement(files):
+    def refined(*options):
+        options = ["--refinements", 1, "--report", files / "report", *options]
+        assert call("align_tables", *arguments(files, *options)) == 0
+        return json.loads((files / "report").read_text())["refinements"]
+
+    assert refined("--frequent", 20)[0] <= 20 < refined()[0]
+    assert refined("--neighbours", 1) != refined() == refined("--neighbours", 10)
 
 
 def test_other_treatment_than_the_tables_is_told(files, capsys):
@@ -208,6 +259,8 @@ def test_bad_input_is_one_line_and_leaves_no_file(files, capsys):
     everything = "".join(f"new{i} old{i}\n" for i in range(COUNT))
     (files / "all").write_text(everything)
     assert "that --held-out" in message("--held-out", files / "all")
+    hub = "".join(f"new{i} old1\n" for i in range(9))
+    assert "pairs of words that --held-out-share 0.2 has not" in listed(hub, "list", share=0.2)
     assert "has none for 1 (unheard)" in message("--missing", "error")
     (files / "short.vec").write_text("new1 1 2 3\n")
     wrong = message(dim="short")
