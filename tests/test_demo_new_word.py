@@ -37,14 +37,15 @@ def test_words_are_learned(module, prepared, trained, monkeypatch, capsys):
     assert len(table.weight) == len(learner.trained) + 2
     assert learner.translate("x qa.").startswith("zebu")
     assert learner.translate("x ba do.") == "ba do."  # nothing to do with them
-    talk = "\nx qa.\nx qa. => no word\nx qa. => *ki|me*\nx qa. => *gnu|newt*\n"
+    talk = "\nx qa.\nx qa. => no word\nx qa. => *ki|me*\nx qa. => *gnu|newt*\n => *gnu|me*\n"
     capsys.readouterr()
     module.talk(learner, io.StringIO(talk))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("  zebu") and len(lines) == 4
+    assert lines[0].startswith("  zebu") and len(lines) == 5
     assert "must have one new word in asterisks" in lines[1]
     assert "'ki' is in its dictionary" in lines[2]
     assert "'newt' is not; take another" in lines[3]
+    assert "must have a sentence before =>" in lines[4]
 
 
 def test_the_model_must_be_there(module, monkeypatch, capsys, tmp_path):
