@@ -145,9 +145,17 @@ def save_pair(path, dictionary_path, weight, dictionary, **record):
         weight: unit rows ``(V, d)``.
         dictionary: fairseq's.
         record: source, origins and command of the table.
+
+    Raises:
+        ValueError: a dictionary with a symbol twice, or what ``save_table`` refuses.
     """
     from fairseq_contout.table_file import save_table
 
+    if len(set(dictionary.symbols)) < len(dictionary):
+        raise ValueError(
+            f"{dictionary_path}: a dictionary must have every symbol once, but that of the table "
+            "has one twice (#fairseq:overwrite), and fairseq would not read it; make another"
+        )
     # the dictionary's old file stays, too, when the table cannot be written
     with atomic_text(dictionary_path) as file:
         for symbol, count in list(zip(dictionary.symbols, dictionary.count))[dictionary.nspecial :]:
