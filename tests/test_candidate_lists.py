@@ -50,6 +50,23 @@ def test_what_is_not_listed_is_never_produced(tiny):
         tiny.table.emittable = emittable
 
 
+def test_special_symbols_and_padding_words_in_a_list_change_nothing(tiny):
+    emittable = tiny.table.emittable
+    lists = torch.arange(10, 40).expand(5, -1)
+    expected = generate(tiny, lists, beam=4)
+    best = expected[0][0]["tokens"]
+    more = torch.tensor([0, 1, 2, 3, 7, 2]).expand(5, -1)
+    try:
+        tiny.table.emittable = emittable.clone()
+        tiny.table.emittable[7] = False
+        found = generate(tiny, torch.cat((more, lists), dim=1), beam=4)
+        assert_same_hypotheses(expected, found)
+        tiny.table.emittable[best[0]] = False
+        assert best[0] >= 4 and generate(tiny, lists, beam=4)[0][0]["tokens"][0] != best[0]
+    finally:
+        tiny.table.emittable = emittable
+
+
 @pytest.mark.parametrize("options", [{}, {"min_len": 4}, {"no_repeat_ngram_size": 2}])
 def test_a_list_may_be_shorter_than_a_beam(options, tiny):
     lists = torch.tensor([[9, 0, 0], [4, 5, 6], [7, 8, 0], [11, 0, 0], [40, 50, 60]])

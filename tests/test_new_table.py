@@ -36,7 +36,7 @@ def write(path, symbols, rows):
     """Write a table of words with their rows, and its dictionary beside it."""
     dictionary = Dictionary()
     for symbol in symbols:
-        dictionary.add_symbol(symbol)
+        dictionary.add_symbol(symbol, 0 if symbol.startswith("madeup") else 1)
     dictionary.save(str(dictionary_beside(path)))
     # special symbols' rows are the model's: those of the file must not matter
     weight = torch.cat((normalize_rows(torch.randn(4, rows.size(1))), rows))
@@ -145,9 +145,17 @@ def test_far_words_leave_hypotheses_as_they_were(model, corpus, trained, tmp_pat
 
 def test_a_decoder_with_embeddings_of_its_own(corpus, trained, tmp_path):
     table = other_vocabulary(corpus, trained("cosine"), tmp_path / "t.safetensors", str.upper)
-    with pytest.raises(ValueError, match="has 3. words that the decoder's own .*--decoder-input"):
+    with pytest.raises(ValueError, match="has 32 words that the decoder's own .*--decoder-input"):
         decode(corpus, trained("cosine"), "--new-table", table)
     found = texts(decode(corpus, trained("cosine"), "--new-table", table, "--new-words-as-unk"))
+    # padding words need no vector
+    dictionary, rows = dictionary_of(corpus), rows_of(trained("cosine"))
+    words = [i for i in range(4, len(dictionary)) if "madeup" not in dictionary[i]]
+    symbols = [*(dictionary[i] for i in words), "madeupword0011"]
+    padded = write(tmp_path / "p.safetensors", symbols, rows[[*words, 5]])
+    same = decode(corpus, trained("cosine"), "--new-table", padded)
+    assert_same(decode(corpus, trained("cosine")), same)
+    assert "0 words that training did not have, 0 of training's 33 left out" in same
     # the first word depends on no word before it
     before = texts(decode(corpus, trained("cosine"), "--beam", 1))
     firsts = [best[0].split()[0] == before[s][0].split()[0].upper() for s, best in found.items()]
