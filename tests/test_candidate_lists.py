@@ -115,6 +115,12 @@ def test_lists_from_a_file_and_after_a_tab(corpus, trained, tmp_path):
     same = cli.translations(decode("interactive", corpus, trained("cosine"), stdin=typed))
     for i in range(9):
         assert [t.text for t in same[i]] == [t.text for t in found[i]]
+    # words that are typed are segmented as the sentence is
+    segment = ["--bpe", "subword_nmt", "--bpe-codes", corpus.codes]
+    typed = "x kilu me .\tkilu po .\n"
+    output = decode("interactive", corpus, trained("cosine"), *segment, stdin=typed)
+    produced = cli.translations(output)[0][0].text.split()
+    assert "ki@@" in produced and set(produced) <= {"ki@@", "lu", "po", ".", "<unk>"}
     typed = "x ki .\tki\t.\nx ki .\n"
     with pytest.raises(ValueError, match="'x ki .': must list words .* lists none; give them as"):
         decode("interactive", corpus, trained("cosine"), stdin=typed)

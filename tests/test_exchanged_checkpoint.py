@@ -11,6 +11,7 @@ from preprocess_tools import call, fails
 from test_new_table import WEIGHT, assert_same, decode, other_vocabulary, write
 
 import fairseq_contout  # noqa: F401  (lets torch >= 2.6 load fairseq's checkpoints)
+from fairseq_contout.models.freezing import freeze_parts
 
 #: model → what fine-tuning needs beside the table
 OPTIONS = {
@@ -185,6 +186,17 @@ def test_parts_stay_as_they_are(corpus, trained, variety, tmp_path):
     assert torch.equal(again["encoder.layers.0.fc1.weight"], before["encoder.layers.0.fc1.weight"])
     found = cli.call("generate", variety.data, "--path", tmp_path / "part" / "checkpoint_last.pt")
     assert len(cli.translations(found)) == 60
+
+
+@pytest.mark.parametrize("part", ["one", "other", "other.inner"])
+def test_what_parts_share_stays_as_it_is_in_all_of_them(part):
+    model = torch.nn.ModuleDict({"one": torch.nn.Linear(2, 2), "other": torch.nn.Module()})
+    model["rest"], model["other"].inner = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, bias=False)
+    model["other"].inner.weight = model["one"].weight
+    freeze_parts(SimpleNamespace(freeze=part), model)
+    assert not model["one"].weight.requires_grad
+    assert model["one"].bias.requires_grad == (part != "one")
+    assert all(value.requires_grad for value in model["rest"].parameters())
 
 
 def test_what_cannot_be_frozen_is_refused(train, tmp_path):
