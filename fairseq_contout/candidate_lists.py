@@ -84,7 +84,7 @@ def words_of(line: str, dictionary, where: str) -> Tensor:
         where: what the line is, for a message.
 
     Raises:
-        ValueError: an empty list, or words that the dictionary does not have.
+        ValueError: a list without words, or words that the dictionary does not have.
     """
     words = list(dict.fromkeys(line.split()))
     unknown = [word for word in words if word not in dictionary]
@@ -93,9 +93,12 @@ def words_of(line: str, dictionary, where: str) -> Tensor:
             f"{where}: must list words of the target dictionary, but {some(unknown)} are "
             "none; leave them out, or decode with a --new-table that has them"
         )
-    if not words:
-        raise ValueError(f"{where}: must list words, but lists none; {_REMEDY}")
-    return torch.tensor([dictionary.index(word) for word in words])
+    indices = torch.tensor([dictionary.index(word) for word in words])
+    if not (indices >= dictionary.nspecial).any():
+        raise ValueError(
+            f"{where}: must list words beside special symbols, but lists none; {_REMEDY}"
+        )
+    return indices
 
 
 def read_lists(path, dictionary, count: int) -> List[Tensor]:

@@ -53,9 +53,14 @@ def from_original(args, dictionary, table, command: str, words):
         trained = rows[: len(symbols)][known[: len(symbols)]]
         found = shaping.find_components(trained, given.remove_components or 0)
         rows[known] = shaping.remove_components(rows[known], *found)
+    added, there = rows[len(symbols) :], known[len(symbols) :]
     if given.mix_random is not None:
-        rows = np.where(known[:, None], shaping.mix(rows, given.mix_random, given.seed), 0)
-    return list(words), rows[len(symbols) :]
+        # each word has random numbers of its own, those of earlier extensions, too
+        before = len(symbols) + len(table) - count
+        some_row = np.where(there[:, None], added, 1)  # rows of zeros have no direction to mix
+        mixed = shaping.mix(some_row, given.mix_random, given.seed, before)
+        added = np.where(there[:, None], mixed, 0)
+    return list(words), added
 
 
 def recorded_options(command: str):
@@ -88,12 +93,14 @@ def from_vectors(args, dictionary, table, command: str, words):
     """Take vectors of a text file that are of the table's space already.
 
     Raises:
-        ValueError: another dimension than the table's, or words that the table has.
+        ValueError: another dimension than the table's, words that the table has, or words with
+            blanks in them, which no token has.
     """
     vectors, _ = read_vectors(args.vectors, words and set(words), None, args.quiet)
     if words is None:
         refuse_known(args, [word for word in vectors if word in dictionary], args.vectors)
         words = [word for word in vectors if word not in dictionary]
+        _check_tokens(args.vectors, words)
     dim = len(next(iter(vectors.values()))) if vectors else table.size(1)
     if dim != table.size(1):
         raise ValueError(
@@ -107,15 +114,28 @@ def from_vectors(args, dictionary, table, command: str, words):
     return list(words), rows
 
 
+def _check_tokens(path, words):
+    odd = [repr(word) for word in words if word.split() != [word]]
+    if odd:
+        raise ValueError(
+            f"{path}: new words must have no blanks in them, since no token has, but {len(odd)} do "
+            f"({some(odd, range(len(odd)))}); delete their lines, or list others with --words"
+        )
+
+
 def from_composition(args, dictionary, table, command: str, words):
     """Add up rows of the table: e_w = Σ_s e_s / ‖Σ_s e_s‖ over the symbols s after the word.
 
     Raises:
-        ValueError: symbols that the table does not have.
+        ValueError: symbols that the table does not have, or whose rows no model points at.
     """
+    from fairseq_contout.symbols import emittable_rows
+
+    usable = emittable_rows(dictionary)
+    usable[: dictionary.nspecial] = False
     rows = np.zeros((len(words), table.size(1)), dtype=np.float32)
     for i, (word, parts) in enumerate(words.items()):
-        unknown = [part for part in parts if dictionary.index(part) < dictionary.nspecial]
+        unknown = [part for part in parts if not usable[dictionary.index(part)]]
         if unknown:
             raise ValueError(
                 f"{args.words}: {word!r} must be composed of words of {args.dictionary}, but "

@@ -26,7 +26,6 @@ from preprocess.assemble import (  # noqa: E402
 from preprocess.common import (  # noqa: E402
     Parser,
     atomic_text,
-    check_output,
     describe_command,
     number,
     progress,
@@ -164,9 +163,11 @@ def align(args):
         from fairseq_contout.symbols import emittable_rows
         from fairseq_contout.table_file import dictionary_beside, load_table, read_table
     dictionary_path = args.output_dictionary or dictionary_beside(args.output)
-    check_pair(args, dictionary_path)
-    if args.report is not None:
-        check_output(args.report, "--report")
+    given = args.new_dictionary
+    if given is not None and Path(given).resolve() == Path(dictionary_path).resolve():
+        given = None  # it stays as it is
+    inputs = [getattr(args, name) for name in FILES if name != "new_dictionary"]
+    check_pair(args, dictionary_path, [*inputs, given], args.report)
     trained = load_dictionary(args.dictionary)
     table = load_table(args.table, trained)
     treat_as_table(args, read_table(args.table)[1].get("command", ""))

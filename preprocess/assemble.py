@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess import drawing, shaping
-from preprocess.common import atomic_text, check_output, describe
+from preprocess.common import atomic_text, check_outputs, describe
 from preprocess.sources import RANDOM, SOURCES
 
 PERTURBED = "perturbed"
@@ -113,19 +113,27 @@ def special_rows(count: int, words, spare, seed: int):
     return drawing.choose_far(spare, words, count)
 
 
-def check_pair(args, dictionary_path):
+def check_pair(args, dictionary_path, inputs, report=None):
     """Check, before the work, that a table and the dictionary beside it can be written.
 
+    Args:
+        args: the options.
+        dictionary_path: where the dictionary will be.
+        inputs: paths that are read; None for what is not given.
+        report: where a report will be, or None.
+
     Raises:
-        ValueError: they cannot, or the dictionary would replace that of the training.
+        ValueError: they cannot, two of them are one file, or one would replace what is read.
     """
-    check_output(args.output)
-    check_output(dictionary_path, "--output-dictionary")
     if Path(dictionary_path).resolve() == Path(args.dictionary).resolve():
         raise ValueError(
             f"--output-dictionary {dictionary_path}: must be another file than --dictionary, which "
             "is that of the training; choose another name"
         )
+    outputs = {"--output": args.output, "--output-dictionary": dictionary_path}
+    if report is not None:
+        outputs["--report"] = report
+    check_outputs(outputs, inputs)
 
 
 def save_pair(path, dictionary_path, weight, dictionary, **record):
@@ -137,9 +145,17 @@ def save_pair(path, dictionary_path, weight, dictionary, **record):
         weight: unit rows ``(V, d)``.
         dictionary: fairseq's.
         record: source, origins and command of the table.
+
+    Raises:
+        ValueError: a dictionary with a symbol twice, or what ``save_table`` refuses.
     """
     from fairseq_contout.table_file import save_table
 
+    if len(set(dictionary.symbols)) < len(dictionary):
+        raise ValueError(
+            f"{dictionary_path}: a dictionary must have every symbol once, but that of the table "
+            "has one twice (#fairseq:overwrite), and fairseq would not read it; make another"
+        )
     # the dictionary's old file stays, too, when the table cannot be written
     with atomic_text(dictionary_path) as file:
         for symbol, count in list(zip(dictionary.symbols, dictionary.count))[dictionary.nspecial :]:

@@ -168,6 +168,26 @@ def check_output(path, name="--output", inputs=()):
         raise ValueError(f"{path}: must not be overwritten while it is read; change {name}")
 
 
+def check_outputs(outputs: dict, inputs=()):
+    """Check the files that one call writes as :func:`check_output` does, and that they differ.
+
+    Args:
+        outputs: option → path.
+        inputs: paths that are read; None for what is not given.
+
+    Raises:
+        ValueError: what :func:`check_output` refuses, or two options name one file.
+    """
+    inputs, names = [path for path in inputs if path is not None], {}
+    for name, path in outputs.items():
+        check_output(path, name, inputs)
+        other = names.setdefault(Path(path).resolve(), name)
+        if other != name:
+            raise ValueError(
+                f"{other} and {name} must be two files, but both are {path}; change one of them"
+            )
+
+
 @contextmanager
 def atomic_path(path):
     """Yield a temporary path beside ``path`` that replaces it on success and goes on failure.

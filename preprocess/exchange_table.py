@@ -23,9 +23,10 @@ from preprocess.common import (  # noqa: E402
 )
 
 #: What belongs to a learned table, or to embeddings that are shared with others: now neither is.
+#: And the parts that a training left as they are, which may be no parts any more.
 _FORGOTTEN = (
     "table_init", "table_dim", "table_ema", "table_lr_scale", "stop_gradient_targets",
-    "table_storage", "share_all_embeddings", "share_decoder_input_output_embed",
+    "table_storage", "share_all_embeddings", "share_decoder_input_output_embed", "freeze",
 )  # fmt: skip
 _READER = "decoder.embed_tokens."
 _SIDES = "source", "target"
@@ -129,8 +130,8 @@ def model_state(model, options, words: int) -> dict:
 def exchange(args):
     with without_notes():  # with the plugin, torch loads what fairseq writes
         from fairseq_contout.table_file import dictionary_beside
-    check_output(args.output, inputs=(args.checkpoint, args.new_table))
     args.new_dictionary = args.new_dictionary or str(dictionary_beside(args.new_table))
+    check_output(args.output, inputs=(args.checkpoint, args.new_table, args.new_dictionary))
     checkpoint = read_checkpoint(args.checkpoint)
     with without_notes():
         model, task = load_exchanged(args, checkpoint)

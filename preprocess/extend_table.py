@@ -81,7 +81,7 @@ def check(args, dictionary_path):
     Raises:
         ValueError: options that do not go together, or files that cannot be written.
     """
-    check_pair(args, dictionary_path)
+    check_pair(args, dictionary_path, (args.table, args.dictionary, args.words, args.vectors))
     if args.source != "vectors" and args.words is None:
         raise ValueError(f"--source {args.source} needs --words FILE, but it was not given")
     if args.source == "compose" and args.vectors is not None:

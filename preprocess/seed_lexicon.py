@@ -67,7 +67,8 @@ def known_pairs(name: str, pairs, new: dict, old: dict) -> list:
 def divide(pairs, share: float, seed: int):
     """Hold out a share of the new words with all their pairs: returns the rest, and those pairs.
 
-    No word is on both sides, so that a word with two translations does not give itself away.
+    No word is on both sides, so that a word with two translations does not give itself away; a pair
+    of another new word with a word that is held out is on none.
 
     Raises:
         ValueError: a side would be empty.
@@ -80,11 +81,15 @@ def divide(pairs, share: float, seed: int):
             "sides must have some; give another share, or more pairs"
         )
     drawn = np.random.default_rng(seed).permutation(len(words))[:count]
-    held_out = {words[i] for i in drawn}
-    return (
-        [pair for pair in pairs if pair[0] not in held_out],
-        [pair for pair in pairs if pair[0] in held_out],
-    )
+    chosen = {words[i] for i in drawn}
+    held_out = [pair for pair in pairs if pair[0] in chosen]
+    return apart_from(pairs, held_out), held_out
+
+
+def apart_from(pairs, held_out) -> list:
+    """Return the pairs that share no word with those that are held out, on either side."""
+    new, old = ({pair[side] for pair in held_out} for side in (0, 1))
+    return [pair for pair in pairs if pair[0] not in new and pair[1] not in old]
 
 
 def read_lexicon(args, new: dict, old: dict):
@@ -98,16 +103,16 @@ def read_lexicon(args, new: dict, old: dict):
     pairs, held_out = known_pairs(args.lexicon, given, new, old), []
     if args.held_out is not None:
         held_out = known_pairs(args.held_out, read_pairs(args.held_out), new, old)
-        apart = {word for word, _ in held_out}
-        pairs = [pair for pair in pairs if pair[0] not in apart]
-        if not pairs:
-            raise ValueError(
-                f"--lexicon {args.lexicon}: must have words that --held-out {args.held_out} has "
-                "not, but has none: they would be measured with what they were fitted to; give "
-                "other pairs"
-            )
+        pairs = apart_from(pairs, held_out)
     elif args.held_out_share is not None:
         pairs, held_out = divide(pairs, args.held_out_share, args.seed)
+    if not pairs:
+        option = "held-out-share" if args.held_out is None else "held-out"
+        raise ValueError(
+            f"--lexicon {args.lexicon}: must have pairs of words that --{option} "
+            f"{args.held_out or args.held_out_share} has not, on either side, but has none: they "
+            "would be measured with what they were fitted to; give other pairs"
+        )
     return pairs, held_out, len(given)
 
 

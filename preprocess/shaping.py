@@ -57,14 +57,21 @@ def remove_components(rows: np.ndarray, mean: np.ndarray, main: np.ndarray) -> n
     return drawing.unit(centred)
 
 
-def mix(rows: np.ndarray, alpha: float, seed: int) -> np.ndarray:
+def mix(rows: np.ndarray, alpha: float, seed: int, skip: int = 0) -> np.ndarray:
     """Mix unit rows with random ones: normalize(α e + (1 - α) r), r uniform on the sphere.
+
+    Args:
+        rows: ``(n, d)``.
+        alpha: α.
+        seed: of the random rows.
+        skip: how many of them other words have: row i is mixed with number skip + i.
 
     Source: Tokarchuk & Niculae, *The Unreasonable Effectiveness of Random Target Embeddings for
     Continuous-Output Neural Machine Translation*, NAACL 2024, https://arxiv.org/abs/2310.20620.
     """
     rng = drawing.generator(seed, drawing.MIX)
-    return drawing.unit(alpha * rows + (1 - alpha) * drawing.sphere(*rows.shape, rng))
+    drawn = drawing.sphere(skip + len(rows), rows.shape[1], rng)[skip:]
+    return drawing.unit(alpha * rows + (1 - alpha) * drawn)
 
 
 def find_duplicates(rows: np.ndarray) -> np.ndarray:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from fairseq.data import Dictionary
 from scipy.linalg import expm, polar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from preprocess import alignment  # noqa: E402
+from preprocess.word_translation import Space, precision  # noqa: E402
 
 
 def unit_rows(count, dim, seed=0):
@@ -102,6 +104,38 @@ def test_precision_counts_a_row_once_for_any_of_its_translations():
     right = [{1, 2}, {0}, {3}]
     for k, expected in ((1, 100 / 3), (2, 200 / 3), (3, 200 / 3)):
         assert alignment.precision_at_k(found, right, k) == pytest.approx(expected)
+
+
+def test_the_most_frequent_words_are_those_of_the_largest_counts():
+    dictionary = Dictionary()
+    for word, count in {"a": 3, "b": 9, "c": 5, "d": 5}.items():
+        dictionary.add_symbol(word, count)
+    space = Space.of(dictionary, [4, 5, 6, 7], torch.eye(4))
+    assert space.index == {"a": 0, "b": 1, "c": 2, "d": 3}
+    assert space.frequent(3).argmax(dim=1).tolist() == [1, 2, 3]
+    assert len(space.frequent(9)) == 4
+
+
+def test_precision_in_both_directions_is_what_its_definition_says():
+    rows = unit_rows(90, 4), unit_rows(50, 4, 8)
+    spaces = [
+        Space({f"{side}{i}": i for i in range(len(part))}, part, [1] * len(part))
+        for side, part in zip("no", rows)
+    ]
+    pairs = [(f"n{i}", f"o{j}") for i in range(0, 90, 3) for j in (i // 2, i // 3)]
+    found = precision(*spaces, pairs, 4)
+    cosines, scores = rows[0] @ rows[1].t(), brute_csls(*rows, 4)
+    for name, matrix in (("cosine", cosines), ("csls", scores)):
+        for direction, square, side in (("new_to_old", matrix, 0), ("old_to_new", matrix.t(), 1)):
+            right = {}
+            for pair in pairs:
+                right.setdefault(int(pair[side][1:]), set()).add(int(pair[1 - side][1:]))
+            for k in (1, 5, 10):
+                best = {i: set(square[i].argsort(descending=True)[:k].tolist()) for i in right}
+                share = 100 * sum(bool(best[i] & right[i]) for i in right) / len(right)
+                assert found[direction][name][str(k)] == pytest.approx(share, abs=0.006)
+    assert found["new_to_old"]["cosine"] != found["new_to_old"]["csls"]
+    assert found["old_to_new"]["cosine"] != found["old_to_new"]["csls"]
 
 
 def test_refinement_finds_what_a_small_noisy_seed_does_not():

@@ -50,6 +50,23 @@ def test_what_is_not_listed_is_never_produced(tiny):
         tiny.table.emittable = emittable
 
 
+def test_special_symbols_and_padding_words_in_a_list_change_nothing(tiny):
+    emittable = tiny.table.emittable
+    lists = torch.arange(10, 40).expand(5, -1)
+    expected = generate(tiny, lists, beam=4)
+    best = expected[0][0]["tokens"]
+    more = torch.tensor([0, 1, 2, 3, 7, 2]).expand(5, -1)
+    try:
+        tiny.table.emittable = emittable.clone()
+        tiny.table.emittable[7] = False
+        found = generate(tiny, torch.cat((more, lists), dim=1), beam=4)
+        assert_same_hypotheses(expected, found)
+        tiny.table.emittable[best[0]] = False
+        assert best[0] >= 4 and generate(tiny, lists, beam=4)[0][0]["tokens"][0] != best[0]
+    finally:
+        tiny.table.emittable = emittable
+
+
 @pytest.mark.parametrize("options", [{}, {"min_len": 4}, {"no_repeat_ngram_size": 2}])
 def test_a_list_may_be_shorter_than_a_beam(options, tiny):
     lists = torch.tensor([[9, 0, 0], [4, 5, 6], [7, 8, 0], [11, 0, 0], [40, 50, 60]])
@@ -98,8 +115,14 @@ def test_lists_from_a_file_and_after_a_tab(corpus, trained, tmp_path):
     same = cli.translations(decode("interactive", corpus, trained("cosine"), stdin=typed))
     for i in range(9):
         assert [t.text for t in same[i]] == [t.text for t in found[i]]
+    # words that are typed are segmented as the sentence is
+    segment = ["--bpe", "subword_nmt", "--bpe-codes", corpus.codes]
+    typed = "x kilu me .\tkilu po .\n"
+    output = decode("interactive", corpus, trained("cosine"), *segment, stdin=typed)
+    produced = cli.translations(output)[0][0].text.split()
+    assert "ki@@" in produced and set(produced) <= {"ki@@", "lu", "po", ".", "<unk>"}
     typed = "x ki .\tki\t.\nx ki .\n"
-    with pytest.raises(ValueError, match="'x ki .': must list words, but lists none; give them as"):
+    with pytest.raises(ValueError, match="'x ki .': must list words .* lists none; give them as"):
         decode("interactive", corpus, trained("cosine"), stdin=typed)
     with pytest.raises(ValueError, match="for each of the .* sentences, but has 0"):
         decode("generate", corpus, trained("cosine"))
@@ -118,7 +141,8 @@ def test_bad_lists_are_refused(tiny, tmp_path, corpus, trained):
     assert "line 2: must list words of the target dictionary, but no, nor are none" in message(
         b"w1 w2\nw1 no nor\n"
     )
-    assert "line 1: must list words, but lists none" in message(b"\nw1\n")
+    assert "line 1: must list words beside special symbols, but" in message(b"\nw1\n")
+    assert "line 2: must list words beside special symbols, but" in message(b"w1\n<unk> </s>\n")
     assert "each of the 3 sentences of the data, but has 2" in message(b"w1\nw2\n", 3)
     assert "must be UTF-8" in message(b"\xff\nw1\n")
     path.unlink()

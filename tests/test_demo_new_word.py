@@ -5,6 +5,7 @@ import logging
 import sys
 
 import pytest
+import torch
 from recipe_data import load_script
 
 
@@ -35,16 +36,30 @@ def test_words_are_learned(module, prepared, trained, monkeypatch, capsys):
     assert len(learner.examples["yak"]) == 2
     table = learner.hub.models[0].decoder.continuous_output.table
     assert len(table.weight) == len(learner.trained) + 2
+    # ahead by 0.15 where they stand, and otherwise as the word that they are like
+    trained_rows, rows = learner.table.rows().detach(), table.rows().detach()
+    for word, like in (("zebu", "ki"), ("yak", "me")):
+        mean = torch.nn.functional.normalize(sum(h for h, _ in learner.examples[word]), dim=0)
+        row, other = (
+            rows[learner.hub.tgt_dict.index(word)],
+            trained_rows[learner.trained.index(like)],
+        )
+        ahead = float((trained_rows @ mean).max()) + 0.15
+        assert ahead < 1
+        assert float(row.norm()) == pytest.approx(1) and float(row @ mean) == pytest.approx(ahead)
+        rest, wanted = row - ahead * mean, other - (other @ mean) * mean
+        assert float(torch.cosine_similarity(rest, wanted, dim=0)) == pytest.approx(1, abs=1e-4)
     assert learner.translate("x qa.").startswith("zebu")
     assert learner.translate("x ba do.") == "ba do."  # nothing to do with them
-    talk = "\nx qa.\nx qa. => no word\nx qa. => *ki|me*\nx qa. => *gnu|newt*\n"
+    talk = "\nx qa.\nx qa. => no word\nx qa. => *ki|me*\nx qa. => *gnu|newt*\n => *gnu|me*\n"
     capsys.readouterr()
     module.talk(learner, io.StringIO(talk))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("  zebu") and len(lines) == 4
+    assert lines[0].startswith("  zebu") and len(lines) == 5
     assert "must have one new word in asterisks" in lines[1]
     assert "'ki' is in its dictionary" in lines[2]
     assert "'newt' is not; take another" in lines[3]
+    assert "must have a sentence before =>" in lines[4]
 
 
 def test_the_model_must_be_there(module, monkeypatch, capsys, tmp_path):

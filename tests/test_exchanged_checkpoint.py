@@ -11,6 +11,7 @@ from preprocess_tools import call, fails
 from test_new_table import WEIGHT, assert_same, decode, other_vocabulary, rows_of, write
 
 import fairseq_contout  # noqa: F401  (lets torch >= 2.6 load fairseq's checkpoints)
+from fairseq_contout.models.freezing import freeze_parts
 
 #: model → what fine-tuning needs beside the table
 OPTIONS = {
@@ -77,6 +78,7 @@ def test_it_decodes_as_the_new_table_does(model, corpus, trained, variety, tmp_p
     if model != "cosine":
         assert cli.token_accuracy(found) > 0.9  # references are of the new dictionary
     # the criterion's counts are of the new words, its learned scale the trained one
+    assert read(trained(model))["last_optimizer_state"] and not read(start)["last_optimizer_state"]
     before, after = read(trained(model))["criterion"], read(start)["criterion"]
     if model == "contrastive-learned":
         assert before.keys() == after.keys()
@@ -84,6 +86,55 @@ def test_it_decodes_as_the_new_table_does(model, corpus, trained, variety, tmp_p
         assert after["term.observed"].tolist() == [0] * size
         scale = "term.scale.log_scale"
         assert after[scale] == before[scale] != 0
+
+
+#: options of trainings whose checkpoints say something that is true of the new table no more
+OTHERS = {
+    "shared": "--criterion contrastive --target-table learned --share-all-embeddings "
+    "--share-decoder-input-output-embed --table-lr-scale 0.5 --table-ema 0.9",
+    "encoder": "--criterion cosine --target-table {table} --decoder-input encoder",
+    "file": "--criterion cosine --target-table {table} --decoder-input table --table-storage file",
+    "part": "--criterion contrastive --target-table learned --decoder-input table "
+    "--freeze decoder.continuous_output.table",
+}
+
+
+@pytest.fixture(scope="module")
+def joined(corpus, tmp_path_factory):
+    """The copy task with one dictionary of both sides, and a table of it: a folder."""
+    folder = tmp_path_factory.mktemp("joined")
+    prefixes = [f"--{part}pref={corpus.raw / part}" for part in ("train", "valid", "test")]
+    data = ["--joined-dictionary", "--destdir", folder / "data"]
+    cli.call("preprocess", "-s", "src", "-t", "tgt", *prefixes, *data)
+    cli.write_table(folder / "table.safetensors", folder / "data" / "dict.tgt.txt", dim=64)
+    return folder
+
+
+@pytest.mark.parametrize("name", list(OTHERS))
+def test_what_no_longer_holds_is_forgotten(name, joined, tmp_path):
+    options = OTHERS[name].format(table=joined / "table.safetensors").split()
+    start, output = tmp_path / "checkpoint_last.pt", tmp_path / "out.pt"
+    cli.call(
+        "train", joined / "data", *QUICK.split(), *options, "--save-dir", tmp_path,
+        "--max-update", 30, "--total-num-update", 30,
+    )  # fmt: skip
+    dictionary = Dictionary.load(str(joined / "data" / "dict.tgt.txt"))
+    order = [i for i in range(len(dictionary) - 1, 3, -1) if "madeup" not in dictionary[i]]
+    rows = torch.nn.functional.normalize(torch.randn(len(order), 64))
+    table = write(tmp_path / "new.safetensors", [dictionary[i] for i in order], rows)
+    given = ["--checkpoint", start, "--data", joined / "data", "--new-table", table]
+    assert call("exchange_table", *given, "--output", output) == 0
+    # another folder, with the new dictionary of the targets
+    data = tmp_path / "data"
+    data.mkdir()
+    for file in (joined / "data").glob("test.src-tgt.src.*"):
+        (data / file.name).symlink_to(file)
+    (data / "dict.src.txt").symlink_to(joined / "data" / "dict.src.txt")
+    (data / "dict.tgt.txt").symlink_to(tmp_path / "new.dict.txt")
+    task = ["--task", "continuous_translation", "--knn", 10, "--beam", 5]
+    expected = cli.call("generate", joined / "data", "--path", start, *task, "--new-table", table)
+    start.unlink()
+    assert_same(expected, cli.call("generate", data, "--path", output, *task))
 
 
 @pytest.mark.parametrize("model", list(OPTIONS))
@@ -191,6 +242,17 @@ def test_parts_stay_as_they_are(corpus, trained, variety, tmp_path):
     assert len(cli.translations(found)) == 60
 
 
+@pytest.mark.parametrize("part", ["one", "other", "other.inner"])
+def test_what_parts_share_stays_as_it_is_in_all_of_them(part):
+    model = torch.nn.ModuleDict({"one": torch.nn.Linear(2, 2), "other": torch.nn.Module()})
+    model["rest"], model["other"].inner = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, bias=False)
+    model["other"].inner.weight = model["one"].weight
+    freeze_parts(SimpleNamespace(freeze=part), model)
+    assert not model["one"].weight.requires_grad
+    assert model["one"].bias.requires_grad == (part != "one")
+    assert all(value.requires_grad for value in model["rest"].parameters())
+
+
 def test_what_cannot_be_frozen_is_refused(train, tmp_path):
     cases = (
         ("encoder,deoder", "'deoder' has no parameters; its parts are encoder, decoder, encoder.e"),
@@ -224,6 +286,7 @@ def test_bad_input_is_one_line_and_leaves_no_file(
     language = language_model("transformer-untied")
     assert "must be of a translation model" in message(language)
     assert "must not be overwritten" in message(other, output="d.safetensors", new=other)
+    assert "must not be overwritten" in message(other, output="d.dict.txt", new=other)
 
 
 def test_rows_of_words_must_be_those_of_the_table(corpus, trained, variety, tmp_path):

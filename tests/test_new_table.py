@@ -36,7 +36,7 @@ def write(path, symbols, rows):
     """Write a table of words with their rows, and its dictionary beside it."""
     dictionary = Dictionary()
     for symbol in symbols:
-        dictionary.add_symbol(symbol)
+        dictionary.add_symbol(symbol, 0 if symbol.startswith("madeup") else 1)
     dictionary.save(str(dictionary_beside(path)))
     # special symbols' rows are the model's: those of the file must not matter
     weight = torch.cat((normalize_rows(torch.randn(4, rows.size(1))), rows))
@@ -83,7 +83,18 @@ def test_words_that_training_never_saw_are_produced_and_read_back(corpus, traine
 
     table = other_vocabulary(corpus, trained("table-input"), tmp_path / "t.safetensors", rename)
     before = decode(corpus, trained("table-input"))
-    assert_same(before, decode(corpus, trained("table-input"), "--new-table", table), rename)
+    after = decode(corpus, trained("table-input"), "--new-table", table)
+    assert_same(before, after, rename)
+    # a full stop has no capital
+    assert "32 words that training did not have, 32 of training's 33 left out; cos" in after
+
+
+def test_words_of_which_none_was_there_tell_nothing_of_the_space(corpus, trained, tmp_path):
+    rows = rows_of(trained("table-input"))[4:24]
+    table = write(tmp_path / "t.safetensors", [f"new{i}" for i in range(20)], rows)
+    found = decode(corpus, trained("table-input"), "--new-table", table)
+    assert "20 words that training did not have, 33 of training's 33 left out; none is" in found
+    assert "then and now" not in found
 
 
 def test_a_learned_table_is_replaced_by_its_own_rows(corpus, trained, tmp_path):
@@ -94,6 +105,27 @@ def test_a_learned_table_is_replaced_by_its_own_rows(corpus, trained, tmp_path):
     # what a new word is read as has the mean length of the others
     same = sum(renamed[s] == best for s, best in texts(after).items())
     assert same >= 0.9 * len(renamed)
+
+
+def test_a_new_word_is_read_as_its_row_as_long_as_trained_words_are(corpus, trained, tmp_path):
+    path = trained("contrastive-learned")
+    symbols = [dictionary_of(corpus)[i] for i in (4, 5)]
+    drawn = normalize_rows(torch.randn(2, 64))
+    rows = torch.cat((rows_of(path)[4:6], drawn))
+    table = write(tmp_path / "t.safetensors", [*symbols, "new1", "new2"], rows)
+    models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)])
+    model, old = models[0], task.target_dictionary
+    before = model.decoder.embed_tokens.weight.detach()
+    padding = [i for i, symbol in enumerate(old.symbols) if "madeup" in symbol]
+    assert padding
+    before[padding] *= 100  # no training saw them
+    dictionary = Dictionary.load(str(dictionary_beside(table)))
+    exchange_table(model, load_table(table, dictionary), old, dictionary)
+    words = [i for i in range(4, len(old)) if i not in padding]
+    after = model.decoder.embed_tokens.weight
+    assert model.decoder.dictionary is dictionary
+    torch.testing.assert_close(after[:6], before[:6])
+    torch.testing.assert_close(after[6:], before[words].norm(dim=1).mean() * drawn)
 
 
 @pytest.mark.parametrize("model", ["table-input", "contrastive-learned"])
@@ -113,9 +145,17 @@ def test_far_words_leave_hypotheses_as_they_were(model, corpus, trained, tmp_pat
 
 def test_a_decoder_with_embeddings_of_its_own(corpus, trained, tmp_path):
     table = other_vocabulary(corpus, trained("cosine"), tmp_path / "t.safetensors", str.upper)
-    with pytest.raises(ValueError, match="has 3. words that the decoder's own .*--decoder-input"):
+    with pytest.raises(ValueError, match="has 32 words that the decoder's own .*--decoder-input"):
         decode(corpus, trained("cosine"), "--new-table", table)
     found = texts(decode(corpus, trained("cosine"), "--new-table", table, "--new-words-as-unk"))
+    # padding words need no vector
+    dictionary, rows = dictionary_of(corpus), rows_of(trained("cosine"))
+    words = [i for i in range(4, len(dictionary)) if "madeup" not in dictionary[i]]
+    symbols = [*(dictionary[i] for i in words), "madeupword0011"]
+    padded = write(tmp_path / "p.safetensors", symbols, rows[[*words, 5]])
+    same = decode(corpus, trained("cosine"), "--new-table", padded)
+    assert_same(decode(corpus, trained("cosine")), same)
+    assert "0 words that training did not have, 0 of training's 33 left out" in same
     # the first word depends on no word before it
     before = texts(decode(corpus, trained("cosine"), "--beam", 1))
     firsts = [best[0].split()[0] == before[s][0].split()[0].upper() for s, best in found.items()]

@@ -40,6 +40,7 @@ def files(tmp_path):
     counts = {w: 1000 - i for i, w in enumerate(new)}
     write_dictionary(tmp_path / "new.txt", {**counts, "unheard": 3, "madeupword0000": 0})
     pairs = [f"new{i} old{i}\n" for i in range(60)] + ["new61\told62\n", "new0 old0\n", "\n"]
+    pairs += ["unheard old140\n", "new140 </s>\n"]  # a random row, and one that is no word's
     (tmp_path / "pairs").write_text("".join(pairs))
     (tmp_path / "test").write_text("".join(f"new{i} old{i}\n" for i in range(50, 130)))
     build(tmp_path, "--source", "vectors", "--vectors", tmp_path / "old.vec", "--center")
@@ -77,7 +78,7 @@ def test_new_words_stand_where_their_translations_are(files, capsys):
     assert min(cosines) > 0.5 and sum(cosines) / COUNT > 0.9
     report = json.loads((files / "report").read_text())
     # new50 to new59, and new61, are not fitted to
-    assert report["given_pairs"] == 61 and report["pairs"] == 50
+    assert report["given_pairs"] == 63 and report["pairs"] == 50
     assert report["held_out_words"] == report["held_out_pairs"] == 80
     assert len(report["refinements"]) == 2 and report["refinements"][0] > 80
     for when in ("before", "after"):
@@ -89,7 +90,7 @@ def test_new_words_stand_where_their_translations_are(files, capsys):
     assert origins == {"pretrained": COUNT + 1, "random": 1, "special": 5}
     assert json.loads(read_table(files / "out.safetensors")[1]["origins"]) == origins
     out = capsys.readouterr().out
-    assert "50 of 61 pairs of" in out and "held out: 80 words" in out
+    assert "50 of 63 pairs of" in out and "held out: 80 words" in out
     assert "after refinement, new → old, precision at 1 / 5 / 10: cosine 9" in out
     assert "mean cosine" not in out
     # the record makes the same file again
@@ -114,9 +115,19 @@ def test_angles_of_new_words_are_those_of_their_vectors(files):
     # mixed with random ones they are near that
     assert call("align_tables", *arguments(files, "--mix-random", 0.8)) == 0
     mixed = load(files)[1]
+    assert call("align_tables", *arguments(files, "--mix-random", 0.8, "--seed", 2)) == 0
+    assert not torch.allclose(mixed[4:-2], load(files)[1][4:-2], atol=0.1)
     assert call("align_tables", *arguments(files)) == 0
     cosines = (mixed * load(files)[1]).sum(dim=1)[4:-2]
     assert 0.9 < cosines.mean() < 0.99
+    # a table whose main directions were removed asks for that in the new words' vectors
+    source = ["--source", "vectors", "--vectors", files / "old.vec", "--remove-components", 1]
+    build(files, *source, name="less")
+    written = []
+    for options in ([], ["--remove-components", 1], ["--remove-components", 2]):
+        assert call("align_tables", *arguments(files, *options, table="less")) == 0
+        written.append(load(files)[1])
+    assert torch.equal(*written[:2]) and not torch.allclose(*written[1:], atol=0.1)
 
 
 def test_words_spelled_the_same_and_a_list_of_words(files, capsys):
@@ -139,10 +150,26 @@ def test_a_share_is_held_out_with_all_translations_of_a_word(files):
     rest, apart = divide(pairs, 0.25, 1)
     assert len(apart) == 10 and len(rest) == 30 and sorted(rest + apart) == sorted(pairs)
     assert not {new for new, _ in rest} & {new for new, _ in apart}
+    # a word of the table that two new words translate gives itself away, too
+    pairs = [(f"n{i}", f"o{i // 2}") for i in range(41)]
+    rest, apart = divide(pairs, 0.25, 1)
+    old = {old for _, old in apart}
+    assert len(apart) == 10 < len(pairs) - len(rest)
+    assert rest == [(new, other) for new, other in pairs if other not in old]
     options = ["--held-out-share", 0.2, "--report", files / "report"]
     assert call("align_tables", *arguments(files, *options)) == 0
     report = json.loads((files / "report").read_text())
     assert report["pairs"] == 49 and report["held_out_words"] == 12
+
+
+def test_options_of_the_refinement(files):
+    def refined(*options):
+        options = ["--refinements", 1, "--report", files / "report", *options]
+        assert call("align_tables", *arguments(files, *options)) == 0
+        return json.loads((files / "report").read_text())["refinements"]
+
+    assert refined("--frequent", 20)[0] <= 20 < refined()[0]
+    assert refined("--neighbours", 1) != refined() == refined("--neighbours", 10)
 
 
 def test_other_treatment_than_the_tables_is_told(files, capsys):
@@ -179,15 +206,24 @@ def test_bad_input_is_one_line_and_leaves_no_file(files, capsys):
     def message(*options, **more):
         return fails(capsys, files, "align_tables", *arguments(files, *options, **more))
 
-    def listed(text, name="list", **more):
+    def listed(text, name="list", share=None, **more):
         (files / "list").write_text(text)
-        return message(**{"lexicon": files / name, **more})
+        options = [] if share is None else ["--held-out-share", share]
+        return message(*options, **{"lexicon": files / name, **more})
 
     assert "not allowed with argument" in message("--words", files / "new.txt")
     assert "none.safetensors: no such file" in message(table="none")
     assert "the folder" in message("--report", files / "no" / "report")
     same = ["--output-dictionary", files / "dict.txt"]
     assert "must be another file than --dictionary" in message(*same)
+    read = "must not be overwritten while it is read; change --"
+    for name in ("table.safetensors", "new.vec", "new.txt", "pairs"):
+        assert f"{name}: {read}report" in message("--report", files / name)
+        assert f"{name}: {read}output;" in message("--output", files / name).replace("\n", ";")
+    same = ["--output-dictionary", files / "out.safetensors"]
+    assert "--output and --output-dictionary must be two files" in message(*same)
+    same = ["--report", files / "out.dict.txt"]
+    assert "--output-dictionary and --report must be two files" in message(*same)
     assert "none: cannot be opened" in message(lexicon=files / "none")
     assert "list, line 2: must be a new word and" in listed("new1 old1\nnew1 old1 old2\n")
     assert "list: must hold pairs of words, but is empty" in listed("\n")
@@ -199,6 +235,8 @@ def test_bad_input_is_one_line_and_leaves_no_file(files, capsys):
     everything = "".join(f"new{i} old{i}\n" for i in range(COUNT))
     (files / "all").write_text(everything)
     assert "that --held-out" in message("--held-out", files / "all")
+    hub = "".join(f"new{i} old1\n" for i in range(9))
+    assert "pairs of words that --held-out-share 0.2 has not" in listed(hub, "list", share=0.2)
     assert "has none for 1 (unheard)" in message("--missing", "error")
     (files / "short.vec").write_text("new1 1 2 3\n")
     wrong = message(dim="short")
@@ -227,3 +265,10 @@ def test_bad_input_is_one_line_and_leaves_no_file(files, capsys):
     assert call("align_tables", *arguments(files)) == 0
     written = {files / "out.safetensors", files / "out.dict.txt"}
     assert snapshot(files).keys() - before.keys() == written
+    # the dictionary of the new text may be where the table looks for it
+    (files / "out.dict.txt").unlink()
+    (files / "new.txt").rename(files / "out.dict.txt")
+    before = (files / "out.dict.txt").read_bytes()
+    given = arguments(files, "--new-dictionary", files / "out.dict.txt")
+    assert call("align_tables", *given) == 0
+    assert (files / "out.dict.txt").read_bytes() == before

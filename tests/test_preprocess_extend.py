@@ -16,7 +16,7 @@ from preprocess_tools import (
     write_dictionary,
 )
 
-from fairseq_contout.table_file import load_table, read_table
+from fairseq_contout.table_file import load_table, read_table, save_table
 
 
 @pytest.fixture
@@ -75,6 +75,22 @@ def test_new_rows_are_treated_as_the_tables_were(treatment, files):
         plain = [unit(unit(vectors[f"new{i}"]) - mean) for i in range(5)]
         cosines = (rows[len(old) :].numpy() * plain).sum(axis=1)
         assert (cosines > 0.5).all() and (cosines < 0.999).all()
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_two_extensions_are_one_of_all_words(treatment, files):
+    folder, _ = files
+    build(folder, *vec_options(folder, *treatment))
+    assert call("extend_table", *arguments(folder, *original(folder), output="whole")) == 0
+    (folder / "first").write_text("new0\nnew1\n")
+    (folder / "second").write_text("new2\nnew3\nnew4\n")
+    assert call("extend_table", *arguments(folder, *original(folder, "first"))) == 0
+    dictionary = ["--dictionary", folder / "more.dict.txt"]
+    given = arguments(folder, *original(folder, "second"), table="more", output="most")
+    assert call("extend_table", *given, *dictionary) == 0
+    (dictionary, rows), (other, expected) = load(folder, "most"), load(folder, "whole")
+    assert dictionary == other
+    torch.testing.assert_close(rows, expected)
 
 
 def test_words_of_the_build_have_the_rows_of_a_larger_build(files):
@@ -152,10 +168,50 @@ def test_composed_words(files, capsys):
     assert "turned away from an equal row: again" in out and "near both: " in out
 
 
+def test_rows_of_the_table_that_are_equal_stay_so(files, capsys):
+    folder, _ = files
+    weight, _ = read_table(build(folder, *vec_options(folder)))
+    dictionary = Dictionary.load(str(folder / "dict.txt"))
+    one, other = dictionary.index("word1"), dictionary.index("word2")
+    weight[other] = weight[one]
+    path = folder / "equal.safetensors"
+    save_table(path, weight, dictionary, source="test", origins={})
+    capsys.readouterr()
+    given = ["--source", "compose", "--words", folder / "list"]
+    (folder / "list").write_text("both word3 word4\n")
+    options = arguments(folder, *given, "--duplicates", "error", table="equal")
+    assert call("extend_table", *options) == 0
+    assert "turned" not in capsys.readouterr().out
+    (folder / "list").write_text("both word3 word4\nagain word2\n")
+    assert call("extend_table", *arguments(folder, *given, table="equal")) == 0
+    assert "from an equal row: again\n" in capsys.readouterr().out
+    rows = load(folder)[1]
+    assert torch.equal(rows[: len(weight)], weight)
+    assert 0.99 < float(rows[-1] @ rows[one]) < 0.9999
+
+
+def test_what_cannot_be_added_up_or_read_again_is_refused(tmp_path, capsys):
+    def message(*options):
+        return fails(capsys, tmp_path, "extend_table", *arguments(tmp_path, *options))
+
+    write_dictionary(tmp_path / "dict.txt", ["up", "down"])
+    (tmp_path / "v.vec").write_text("up 1 2\ndown -1 -2\n")
+    build(tmp_path, *vec_options(tmp_path))
+    (tmp_path / "words").write_text("nowhere up down\n")
+    compose = ["--source", "compose", "--words", tmp_path / "words"]
+    assert "has none for 1 (nowhere)" in message(*compose)
+    (tmp_path / "words").write_text("higher up up\n")
+    (tmp_path / "dict.txt").write_text("up 3\n<s> 2 #fairseq:overwrite\ndown 1\n")
+    build(tmp_path, *vec_options(tmp_path))
+    assert "must have every symbol once, but that of the table" in message(*compose)
+
+
 def test_bad_input_is_one_line_and_leaves_no_file(files, capsys):
     folder, _ = files
     build(folder, *vec_options(folder))
     build(folder, "--source", "random", "--dim", 12, name="random")
+    build(folder, "--source", "hypercube", "--dim", 12, name="corners")
+    build(folder, *vec_options(folder, "--mix-random", 1), name="mixed")
 
     def message(*options, **more):
         return fails(capsys, folder, "extend_table", *arguments(folder, *options, **more))
@@ -172,7 +228,15 @@ def test_bad_input_is_one_line_and_leaves_no_file(files, capsys):
     assert "the folder" in message(*original(folder), output="no/more")
     same = ["--output-dictionary", folder / "dict.txt"]
     assert "must be another file than --dictionary" in message(*original(folder), *same)
-    assert "record is 'build_table.py" in message(*original(folder), table="random")
+    read = "must not be overwritten while it is read; change --output"
+    assert f"table.safetensors: {read}" in message(*original(folder), output="table")
+    for name in ("words", "v.vec"):
+        beside = ["--output-dictionary", folder / name]
+        assert f"{name}: {read}-dictionary" in message(*original(folder), *beside)
+    same = ["--output-dictionary", folder / "more.safetensors"]
+    assert "--output and --output-dictionary must be two" in message(*original(folder), *same)
+    for name in ("random", "corners"):
+        assert "record is 'build_table.py" in message(*original(folder), table=name)
     assert "none: cannot be opened" in message(*original(folder, "none"))
     assert "1 are there (word1); give --known skip" in listed("new1\nword1\n")
     assert "line 3: 'new1' must not be there twice" in listed("new1\n\nnew1\n")
@@ -181,10 +245,16 @@ def test_bad_input_is_one_line_and_leaves_no_file(files, capsys):
     assert "must be a word and the symbols" in listed("new1\n", *compose)
     assert "'new1' must be composed of words of" in listed("new1 word1 other\n", *compose)
     assert "has none for 1 (other); give --missing skip" in listed("new1\nother\n")
+    (folder / "list").write_text("new1\nother\n")
+    assert "has none for 1 (other)" in message(*original(folder, "list"), table="mixed")
     assert "has none with a vector" in listed(
         "other\n", *original(folder, "list"), "--missing", "skip"
     )
     assert "has none with a vector" in listed("")
+    assert "'new1' must be composed of words of" in listed("new1 word1 madeupword0000\n", *compose)
+    (folder / "odd.vec").write_text("new1 1 2\na\u00a0b 1 2\n 1 2\na\rb 1 2\n", newline="\n")
+    odd = message("--source", "vectors", "--vectors", folder / "odd.vec")
+    assert r"3 do ('a\xa0b', '', 'a\rb'); delete their lines, or list" in odd
     (folder / "short.vec").write_text("new1 1 2 3\n")
     short = ["--source", "vectors", "--vectors", folder / "short.vec"]
     assert "must have the dimension of" in message(*short)

@@ -69,8 +69,11 @@ class Learner:
         """Learn the word in asterisks of a translation; return it.
 
         Raises:
-            ValueError: there is not exactly one, training knew it, or not the word it is like.
+            ValueError: no sentence, not exactly one such word, or one that training knew, or it
+                did not know the word it is like.
         """
+        if not sentence.strip():
+            raise ValueError("an example must have a sentence before =>; write both")
         found = re.fullmatch(r"([^*]*)\*([^*|\s]+)\|([^*|\s]+)\*[^*]*", translation.lower())
         if found is None:
             raise ValueError(
@@ -127,9 +130,9 @@ class Learner:
 def talk(learner: Learner, lines):
     """Answer lines: translations, and what was learned."""
     for line in lines:
-        sentence, example, translation = line.strip().partition("=>")
-        if not sentence:
+        if not line.strip():
             continue
+        sentence, example, translation = line.strip().partition("=>")
         try:
             if example:
                 print(f"  learned: {learner.learn(sentence, translation.strip())}", flush=True)

@@ -91,7 +91,7 @@ def exchange_table(model, weight: Tensor, trained, dictionary, *, new_as_unk: bo
     reader = _new_reader(model.decoder.embed_tokens, old, weight, index, known, dictionary)
     if isinstance(reader, RenumberedEmbedding) and not new_as_unk:
         _check_readable(known, dictionary)
-    _tell(old, weight, index, known, trained)
+    _tell(old, weight, index, known, trained, dictionary)
     table = _table_like(old, weight, dictionary)
     if isinstance(reader, TableEmbedding):
         reader.read_from(table)
@@ -121,8 +121,8 @@ def _new_reader(reader: nn.Module, old, weight: Tensor, index: Tensor, known, di
     if not (old.learned and reader.weight is old.weight):
         return RenumberedEmbedding(reader, index.to(reader.weight.device))
     with torch.no_grad():
-        words = torch.arange(old.num_specials, len(reader.weight), device=reader.weight.device)
-        length = reader.weight[words].norm(dim=1).mean()
+        words = old.emittable.nonzero().flatten()
+        length = reader.weight[words[words >= old.num_specials]].norm(dim=1).mean()
         vectors = reader.weight[index.to(reader.weight.device)]
         new = ~known.to(vectors.device)
         vectors[new] = length * weight.to(vectors)[new]
@@ -139,17 +139,16 @@ def _check_readable(known: Tensor, dictionary):
         )
 
 
-def _tell(old: TargetTable, weight: Tensor, index: Tensor, known: Tensor, trained):
-    shared = known.clone()
-    shared[: old.num_specials] = False
-    total = int(emittable_rows(trained)[old.num_specials :].sum())
-    kept = int(old.emittable.cpu()[index[shared]].sum())
-    cosine = 1.0
+def _tell(old: TargetTable, weight: Tensor, index: Tensor, known: Tensor, trained, dictionary):
+    words, before = emittable_rows(dictionary), emittable_rows(trained)
+    words[: old.num_specials] = before[: old.num_specials] = False
+    shared = known & words & before[index]
+    likeness = "none is in both, so that nothing tells whether they are of one space"
     if shared.any():
         rows = old.rows(index[shared].to(old.weight.device)).detach().to("cpu", torch.float32)
         cosine = float((rows * weight[shared].float()).sum(dim=1).mean())
+        likeness = f"cosine of the rows of the others, then and now: {cosine:.4f}"
     logger.info(
-        f"new target table: {int((~known).sum())} words that training did not have, "
-        f"{total - kept} of training's {total} left out; cosine of the rows of the others, then "
-        f"and now: {cosine:.4f}"
+        f"new target table: {int((words & ~known).sum())} words that training did not have, "
+        f"{int(before.sum() - shared.sum())} of training's {int(before.sum())} left out; {likeness}"
     )
