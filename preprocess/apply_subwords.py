@@ -90,7 +90,7 @@ def apply(args):
         raise ValueError(
             f"--dropout {args.dropout} is defined for --method bpe alone; leave it out or use bpe"
         )
-    check_output(args.output)
+    check_output(args.output, inputs=(args.input, args.model))
     segment = load_bpe(args.model) if args.method == "bpe" else load_sentencepiece(args.model)
     random.seed(args.seed)  # the library draws from the global generator
     lines = pieces = 0

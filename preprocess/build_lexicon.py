@@ -158,7 +158,8 @@ def build(args):
         from fairseq_contout.lexicon_file import Lexicon, save_lexicon
         from fairseq_contout.symbols import emittable_rows
 
-    check_output(args.output)
+    read = (*args.input, *args.dictionary, *(args.held_out or ()))
+    check_output(args.output, inputs=read)
     source, target = map(load_dictionary, args.dictionary)
     sources, targets = read_indices(args.input, (source, target), args)
     model = Model1(sources, targets, len(source), len(target))

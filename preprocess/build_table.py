@@ -18,7 +18,7 @@ from preprocess.assemble import load_dictionary, special_rows, word_rows  # noqa
 from preprocess.common import (  # noqa: E402
     Parser,
     atomic_text,
-    check_output,
+    check_outputs,
     describe_command,
     is_set,
     number,
@@ -97,9 +97,10 @@ def check(args):
     Raises:
         ValueError: options that do not go together, or files that cannot be written.
     """
-    check_output(args.output)
+    outputs = {"--output": args.output}
     if args.report is not None:
-        check_output(args.report, "--report")
+        outputs["--report"] = args.report
+    check_outputs(outputs, (args.dictionary, args.vectors, args.text))
     drawn = args.source in ("random", "hypercube")
     for name in ("vectors", "text", "mix_random", "center", "remove_components"):
         if drawn and is_set(getattr(args, name)):

@@ -94,7 +94,8 @@ def rows_of_checkpoint(args, dictionary) -> torch.Tensor:
 
 
 def export(args):
-    check_output(args.output)
+    read = (args.checkpoint, args.table, args.dictionary)
+    check_output(args.output, inputs=[path for path in read if path is not None])
     with without_notes():  # with the plugin, torch loads what fairseq writes
         from fairseq_contout.target_table import emittable_rows, load_table
 

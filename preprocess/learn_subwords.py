@@ -60,7 +60,7 @@ def learn_bpe(args):
     from subword_nmt import learn_bpe as library
 
     output = f"{args.output}.codes"
-    check_output(output)
+    check_output(output, inputs=args.inputs)
     words = Counter(word for line in read_text(args.inputs, args.quiet) for word in line.split(" "))
     if all(len(word) < 2 for word in words):
         raise ValueError(
@@ -85,7 +85,7 @@ def learn_sentencepiece(args):
     import sentencepiece
 
     for suffix in (".model", ".vocab"):
-        check_output(args.output + suffix)
+        check_output(args.output + suffix, inputs=args.inputs)
     # all errors of the text come out here: inside the library they would be wrapped
     lines = list(read_text(args.inputs, args.quiet))
     model = io.BytesIO()

@@ -51,7 +51,7 @@ def interleave(one: list, other: list) -> list:
 
 
 def mix(args):
-    check_output(args.output)
+    check_output(args.output, inputs=args.input)
     count = 0
     with atomic_text(args.output) as file:
         for one, other in progress(read_pairs(*args.input), "mixing", args.quiet):

@@ -150,7 +150,7 @@ def position_in(pid: int, text) -> int:
 
 
 def train(args):
-    check_output(args.output)
+    check_output(args.output, inputs=args.input)
     if args.minn > args.maxn:
         raise ValueError(
             f"--minn must be at most --maxn ({args.maxn}), but is {args.minn}; for no n-grams give "

@@ -8,7 +8,7 @@ import torch
 from conftest import QUICK
 from fairseq.data import Dictionary
 from preprocess_tools import call, fails
-from test_new_table import WEIGHT, assert_same, decode, other_vocabulary, rows_of, write
+from test_new_table import WEIGHT, assert_same, decode, other_vocabulary, write
 
 import fairseq_contout  # noqa: F401  (lets torch >= 2.6 load fairseq's checkpoints)
 from fairseq_contout.models.freezing import freeze_parts
@@ -154,60 +154,6 @@ def test_a_training_begins_with_it(model, corpus, trained, variety, tmp_path):
     # at these the model learned to point, whatever the new file has
     trained_rows = torch.nn.functional.normalize(old[WEIGHT][:4].float())
     torch.testing.assert_close(found[WEIGHT][:4], trained_rows)
-
-
-def test_a_table_that_stays_in_its_file(corpus, train, variety, tmp_path):
-    """With --table-storage file no row is in the checkpoint; in the new one all of them are."""
-    kept = ["--criterion", "cosine", "--decoder-input", "table", "--table-storage", "file"]
-    train(tmp_path / "kept", *kept, updates=60)
-    checkpoint, start = tmp_path / "kept" / "checkpoint_last.pt", tmp_path / "start.pt"
-    table = variety.tables["table-input"]
-    assert call("exchange_table", *arguments(corpus, checkpoint, table, start)) == 0
-    assert WEIGHT not in read(checkpoint)["model"]
-    words = len(Dictionary.load(str(variety.data / "dict.tgt.txt")))
-    assert read(start)["model"][WEIGHT].shape == (words, 32)
-    expected = decode(corpus, checkpoint, "--new-table", table)
-    assert_same(expected, cli.call("generate", variety.data, "--path", start, "--beam", 5))
-    found = tune(variety, "table-input", start, tmp_path / "tuned")
-    assert torch.equal(found[WEIGHT], read(start)["model"][WEIGHT])
-
-
-def test_a_decoder_that_reads_the_encoders_embeddings(corpus, variety, tmp_path):
-    """With --decoder-input encoder it gets a copy of them, under the new words."""
-    prefixes = [f"--{part}pref={corpus.raw / part}" for part in ("train", "valid", "test")]
-    joined = ["--joined-dictionary", "--destdir", tmp_path / "data"]
-    cli.call("preprocess", "-s", "src", "-t", "tgt", *prefixes, *joined)
-    dictionary = Dictionary.load(str(tmp_path / "data" / "dict.tgt.txt"))
-    table = cli.write_table(tmp_path / "table.safetensors", dictionary)
-    cli.call(
-        "train", tmp_path / "data", *QUICK.split(), "--criterion", "cosine", "--decoder-input",
-        "encoder", "--target-table", table, "--save-dir", tmp_path, "--max-update", 60,
-        "--total-num-update", 60,
-    )  # fmt: skip
-    checkpoint, start = tmp_path / "checkpoint_last.pt", tmp_path / "start.pt"
-    own, new = SimpleNamespace(data=tmp_path / "data"), tmp_path / "new.safetensors"
-    words = [word for word in dictionary.symbols[4:] if "madeup" not in word]
-    rows = rows_of(checkpoint)[[dictionary.index(word) for word in words]]
-    write(new, [*words[1:], words[0], "unheard"], torch.cat((rows[1:], rows[:1], -rows[:1])))
-    given = arguments(own, checkpoint, new, start)
-    assert call("exchange_table", *given) != 0
-    assert call("exchange_table", *given, "--new-words-as-unk") == 0
-    before, after = read(checkpoint)["model"], read(start)["model"]
-    read_by_encoder = before["encoder.embed_tokens.weight"]
-    assert torch.equal(after["encoder.embed_tokens.weight"], read_by_encoder)
-    order = [dictionary.index(word) for word in [*words[1:], words[0], "<unk>"]]
-    assert torch.equal(
-        after["decoder.embed_tokens.weight"][4 : 4 + len(order)], read_by_encoder[order]
-    )
-    options = ["--new-table", new, "--new-words-as-unk"]
-    data = tmp_path / "new-data"
-    cli.call(
-        "preprocess", "-s", "src", "-t", "tgt", *prefixes, "--destdir", data, "--srcdict",
-        tmp_path / "data" / "dict.src.txt", "--tgtdict", tmp_path / "new.dict.txt",
-    )  # fmt: skip
-    assert_same(
-        decode(own, checkpoint, *options), cli.call("generate", data, "--path", start, "--beam", 5)
-    )
 
 
 def test_rows_may_be_trained_on(corpus, trained, variety, tmp_path):

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from preprocess_tools import ROOT, SCRIPTS, snapshot, start, write_dictionary
+from preprocess_tools import ROOT, SCRIPTS, fails, snapshot, start, write_dictionary
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -119,3 +119,24 @@ print([name for name in sys.modules if name.startswith(("fairseq", "torch"))])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("apply_subwords", ["--input", "a", "--model", "b", "--output", "a"]),
+        ("apply_subwords", ["--input", "b", "--model", "a", "--output", "a"]),
+        ("build_lexicon", ["--input", "a", "b", "--dictionary", "b", "b", "--output", "a"]),
+        ("build_lexicon", ["--input", "b", "b", "--dictionary", "b", "a", "--output", "a"]),
+        ("build_table", ["--source", "random", "--dim", "4", "--dictionary", "a", "--output", "a"]),
+        ("export_rows", ["--table", "a", "--dictionary", "b", "--output", "a"]),
+        ("mix_parallel", ["--input", "b", "a", "--output", "a"]),
+        ("train_fasttext", ["--input", "b", "a", "--output", "a"]),
+    ],
+)
+def test_what_is_read_is_not_written_over(script, options, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        (tmp_path / name).write_text("one two\n")
+    message = fails(capsys, tmp_path, script, *options)
+    assert "a: must not be overwritten while it is read; change --output" in message

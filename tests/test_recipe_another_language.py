@@ -1,6 +1,7 @@
 """examples/another-language on a slice, in three languages: make test-recipes."""
 
 import gzip
+from pathlib import Path
 
 import pytest
 import recipe_data
@@ -18,6 +19,10 @@ def three_languages(folder, size):
     for name, pairs in zip(("train", "val", "test_2016_flickr"), recipe_data.parts(size)):
         text = recipe_data.lines(pairs, 0).decode().replace("o", "ou")
         (folder / f"{name}.fr.gz").write_bytes(gzip.compress(text.encode()))
+
+
+def prep_of(out, language):
+    return Path(f"{out / 'prep'}-{language}") / "bin"
 
 
 def test_another_language(tmp_path):
@@ -45,9 +50,16 @@ def test_another_language(tmp_path):
         assert ("--freeze" in stamp) == name.endswith("frozen")
     log = (out / "tuned-20" / "train.log").read_text()
     assert "loading pretrained model from" in log
-    # again, with a lexicon, in another folder that shares what was prepared
     again = run("another-language", out, *TRANSFORMER, **more)
     assert results(again) == [found] and "exchange: done before" in again.stderr
+    # with a lexicon, which the alignment and all that follows is done anew for
+    words = (prep_of(out, "de") / "dict.de.txt").read_text().splitlines()
+    lexicon = tmp_path / "lexicon"
+    pairs = [(word.rsplit(" ", 1)[0],) * 2 for word in words if not word.endswith(" 0")]
+    lexicon.write_text("".join(f"{new} {old}\n" for new, old in pairs[:60] if "o" not in new))
+    (other,) = results(run("another-language", out, *TRANSFORMER, LEXICON=lexicon, **more))
+    assert other["alignment"]["lexicon"] == "lexicon" and other["alignment"]["pairs"] < 60
+    assert other["trained"] == found["trained"]
 
 
 def test_bad_values_are_refused(tmp_path):
