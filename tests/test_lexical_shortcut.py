@@ -1,11 +1,15 @@
 """The shortcut from source words to predictions: its formula, and in a model."""
 
+import math
+
 import pytest
 import torch
 from factory import make_batch, make_dictionary, make_model
 from test_new_table import assert_same
 
 from fairseq_contout.models.lexical import LexicalShortcut
+
+LAYERS = ("query", "key", "projection")
 
 
 @pytest.fixture
@@ -15,51 +19,63 @@ def dictionary():
 
 def test_it_is_the_formula():
     torch.manual_seed(1)
-    shortcut = LexicalShortcut(6, 4).double()
+    shortcut = LexicalShortcut(3, 5, 6, 4).double()
     assert torch.equal(shortcut.projection.weight, 2.0 * torch.eye(4, 6).double())  # √4
-    torch.nn.init.normal_(shortcut.projection.weight)
-    hidden, source = torch.randn(2, 3, 4).double(), torch.randn(2, 5, 6).double()
-    attention = torch.rand(2, 3, 5).double().softmax(dim=-1)
-    found = shortcut(hidden, attention, source)
-    for b in range(2):
+    for parameter in shortcut.parameters():
+        torch.nn.init.normal_(parameter)
+    hidden, features = torch.randn(2, 3, 4).double(), torch.randn(2, 3, 3).double()
+    encoded, source = torch.randn(2, 5, 5).double(), torch.randn(2, 5, 6).double()
+    padding = torch.tensor([[False] * 5, [False, False, False, True, True]])
+    found = shortcut(hidden, features, encoded, source, padding)
+    for b, words in enumerate((5, 3)):
         for t in range(3):
-            mixed = sum(attention[b, t, j] * source[b, j] / source[b, j].norm() for j in range(5))
-            expected = hidden[b, t] + shortcut.projection.weight @ mixed
-            # unit vectors are made in float32
-            torch.testing.assert_close(found[b, t], expected, atol=1e-6, rtol=1e-6)
-    # neither the scale of the embeddings nor padding, which has no attention, counts
-    torch.testing.assert_close(shortcut(hidden, attention, 7 * source), found)
-    wider = torch.cat((source, torch.zeros(2, 1, 6).double()), dim=1)
-    padded = torch.cat((attention, torch.zeros(2, 3, 1).double()), dim=2)
-    torch.testing.assert_close(shortcut(hidden, padded, wider), found)
+            query = shortcut.query.weight @ features[b, t] + shortcut.query.bias
+            keys = [shortcut.key.weight @ z + shortcut.key.bias for z in encoded[b, :words]]
+            weights = [math.exp(query @ key / math.sqrt(3)) for key in keys]
+            mixed = sum(a * e / e.norm() for a, e in zip(weights, source[b])) / sum(weights)
+            mapped = shortcut.projection.weight @ mixed + shortcut.projection.bias
+            # unit vectors and weights are made in float32
+            torch.testing.assert_close(found[b, t], hidden[b, t] + mapped, atol=1e-5, rtol=1e-5)
+    # neither the scale of the embeddings counts, nor what stands where padding is
+    torch.testing.assert_close(shortcut(hidden, features, encoded, 7 * source, padding), found)
+    encoded[1, 3:], source[1, 3:] = 9, 9
+    torch.testing.assert_close(shortcut(hidden, features, encoded, source, padding), found)
+    whole = torch.zeros(1, 5, dtype=torch.bool)
+    torch.testing.assert_close(
+        shortcut(hidden[:1], features[:1], encoded[:1], source[:1]),
+        shortcut(hidden[:1], features[:1], encoded[:1], source[:1], whole),
+    )
 
 
 def test_some_tokens_are_predicted_by_it_alone_in_training():
     torch.manual_seed(1)
-    shortcut = LexicalShortcut(4, 4, alone=0.25)
-    hidden, source = torch.ones(1, 4000, 4), torch.zeros(1, 2, 4)
-    attention = torch.full((1, 4000, 2), 0.5)
-    found = shortcut.train()(hidden, attention, source)
+    shortcut = LexicalShortcut(4, 4, 4, 4, alone=0.25)
+    rest = torch.ones(1, 4000, 4), torch.ones(1, 2, 4), torch.zeros(1, 2, 4)
+    hidden = torch.ones(1, 4000, 4)
+    found = shortcut.train()(hidden, *rest)
     whole = found.eq(1).all(dim=-1)
     assert (found.eq(0).all(dim=-1) ^ whole).all()  # all coordinates of a token, or none
     assert 0.22 < 1 - whole.float().mean() < 0.28
-    assert torch.equal(shortcut.eval()(hidden, attention, source), hidden)
+    assert torch.equal(shortcut.eval()(hidden, *rest), hidden)
 
 
 def test_a_word_is_found_by_its_source_vector(tmp_path, dictionary):
-    """With nothing but the shortcut, the attended word's row is the nearest: one space."""
-    model = make_model(tmp_path, dictionary, encoder_embed_dim=8, lexical_shortcut=True)
-    table = model.decoder.continuous_output.table
+    """With the shortcut alone, the row of the word that it picks is the nearest: one space."""
+    model = make_model(tmp_path, dictionary, encoder_embed_dim=8, lexical_shortcut=True).eval()
+    table, lexical = model.decoder.continuous_output.table, model.decoder.lexical
     with torch.no_grad():
         model.encoder.embed_tokens.weight.copy_(3 * table.weight)
         for parameter in model.decoder.continuous_output.parameters():
             parameter.zero_()
-    sample = make_batch(dictionary)["net_input"]
-    hidden, extra = model.eval()(**sample)
-    weights, source = extra["attn"][0], sample["src_tokens"]
-    expected = 8**0.5 * weights @ table.weight[source]
-    torch.testing.assert_close(hidden, expected)
-    features = model(**sample, features_only=True)[0]
+    batch = make_batch(dictionary)["net_input"]
+    picked = torch.tensor([[2, 0, 4], [3, 5, 6], [5, 6, 5]])  # left padding is not picked
+    weights = torch.nn.functional.one_hot(picked, batch["src_tokens"].size(1)).float()
+    lexical.attention = lambda features, *_: weights
+    batch["prev_output_tokens"] = batch["prev_output_tokens"][:, :3]
+    hidden, _ = model(**batch)
+    scores = hidden @ table.weight.t()
+    assert torch.equal(scores.argmax(dim=-1), batch["src_tokens"].gather(1, picked))
+    features = model(**batch, features_only=True)[0]
     assert features.shape[-1] == model.decoder.output_embed_dim  # as without a shortcut
 
 
@@ -82,7 +98,8 @@ def test_it_belongs_to_the_decoder(tmp_path, dictionary):
     plain = make_model(tmp_path, dictionary)
     model = make_model(tmp_path, dictionary, lexical_shortcut=True)
     more = model.state_dict().keys() - plain.state_dict().keys()
-    assert more == {"decoder.lexical.projection.weight"}
+    parts = {f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias")}
+    assert more == {f"decoder.lexical.{part}" for part in parts}
     frozen = make_model(tmp_path, dictionary, lexical_shortcut=True, freeze="decoder.lexical")
     assert not frozen.decoder.lexical.projection.weight.requires_grad
     with pytest.raises(ValueError, match="'decoder.lexical' has no parameters"):
@@ -91,7 +108,7 @@ def test_it_belongs_to_the_decoder(tmp_path, dictionary):
         make_model(tmp_path, dictionary, lexical_alone=0.5)
     with pytest.raises(ValueError, match="--lexical-alone must be 0 or more and less than 1"):
         make_model(tmp_path, dictionary, lexical_shortcut=True, lexical_alone=1.0)
-    with pytest.raises(ValueError, match="attends to none; leave one of them out"):
+    with pytest.raises(ValueError, match="with --no-cross-attention it does not"):
         make_model(tmp_path, dictionary, lexical_shortcut=True, no_cross_attention=True)
 
 
