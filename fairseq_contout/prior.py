@@ -95,7 +95,7 @@ class UnigramPrior(nn.Module):
         self.register_buffer("counts", counts, persistent=False)
         self.register_buffer("emittable", emittable.clone(), persistent=False)
         self._log_shares = None
-        self._updates = 0
+        self._loaded = False
 
     def get_extra_state(self) -> Tensor:
         return self.counts.to("cpu", torch.float64)
@@ -108,15 +108,16 @@ class UnigramPrior(nn.Module):
                 "folder whose dictionary the model was trained with"
             )
         self.counts.copy_(state.double().round())
+        self._loaded = True
 
     def set_num_updates(self, num_updates: int):
         """Forget the counts of another training, where one begins with its checkpoint.
 
         fairseq calls this before every batch, also before further ones of the same update.
         """
-        if num_updates == 0 and self._updates:
+        if num_updates == 0 and self._loaded:
             self.counts.zero_()
-        self._updates = num_updates
+        self._loaded = False
 
     def observe(self, target: Tensor):
         """Count the target tokens of an update: ``(N,)``."""
