@@ -84,7 +84,7 @@ def test_decoding_has_the_probabilities_of_validation(corpus, runs):
     # without: those of the training without
     without = score(corpus, prior, unigram_prior=False)
     assert without == pytest.approx(score(corpus, plain), abs=1e-3)
-    assert without == pytest.approx(logged(before, "nll_loss"), abs=0.01)
+    assert -0.05 < without - logged(before, "nll_loss") < 0.002
     # a weight belongs to a scale
     scale = Decoder(corpus.data, prior).table.scale
     table = Decoder(corpus.data, prior, scale=scale / 2).table
