@@ -117,15 +117,34 @@ class PriorCalibration(ScaleCalibration):
 
     shape = _SHAPE
 
+    def __init__(self):
+        super().__init__()
+        self._pair = None  # fitted once: each step of decoding asks for it
+
+    def add(self, sums: Tensor, tokens: int):
+        """Add the sums ``(B, G)`` of :func:`prior_grid_scores` for some tokens."""
+        self._pair = None
+        super().add(sums, tokens)
+
+    def load(self, state: Tensor):
+        """Take over what :meth:`state` returned; errors as the parent's."""
+        self._pair = None
+        super().load(state)
+
+    def _best(self) -> Tuple[float, float]:
+        if self._pair is None:
+            self._pair = lowest_pair(self.sums)
+        return self._pair
+
     def best(self) -> Optional[float]:
         """Return the scale of the most likely pair, or None without data."""
-        return lowest_pair(self.sums)[0] if self.tokens else None
+        return self._best()[0] if self.tokens else None
 
     def weight(self, scale: Optional[float] = None) -> float:
         """Return the most likely weight β, for a given scale or beside the best; 0 without data."""
         if not self.tokens:
             return 0.0
-        return lowest_pair(self.sums)[1] if scale is None else lowest_weight(self.sums, scale)
+        return self._best()[1] if scale is None else lowest_weight(self.sums, scale)
 
 
 def without_prior(state: Tensor) -> Tensor:

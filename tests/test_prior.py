@@ -162,7 +162,13 @@ def test_sums_are_kept_and_read_by_a_table_without_a_prior():
     calibration.add(found.nll, 300)
     again = PriorCalibration()
     again.load(calibration.state())
-    assert again.best(), again.weight() == lowest_pair(found.nll)
+    assert (again.best(), again.weight()) == lowest_pair(found.nll)
+    surer = logits.argmax(dim=1)
+    surer[:60] = 4  # a frequent word
+    again.add(prior_grid_scores(logits, surer, log_prior).nll, 300)
+    assert (again.best(), again.weight()) == lowest_pair(again.sums) != lowest_pair(found.nll)
+    again.load(calibration.state())
+    assert (again.best(), again.weight()) == lowest_pair(found.nll)
     assert again.weight(2.0) == lowest_weight(found.nll, 2.0)
     with pytest.raises(ValueError, match="must have 186 numbers, but has shape .38,."):
         again.load(without_prior(calibration.state()))

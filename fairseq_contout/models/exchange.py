@@ -2,7 +2,7 @@
 
 A decoder with a continuous output points into a space; which words stand in it may change. What
 the model learned stays: its layers, the calibrated scale, and the rows of the special symbols, at
-which it learned to point for the end of a sentence.
+which it learned to point for the end of a sentence. With a unigram prior words keep their counts.
 """
 
 import logging
