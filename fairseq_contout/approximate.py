@@ -139,7 +139,7 @@ class ApproximateSearch(Searcher):
     def _prepare(self):
         options, self.words = self.options, self._words()
         if self.table.prior is not None:
-            beside, self._span = half_circle(self.table.log_prior(self.words).cpu())
+            beside, self._half = half_circle(self.table.log_prior(self.words).cpu())
             lacking = self._shape.dim - self.table.dim - beside.size(1)
             self._beside = torch.nn.functional.pad(beside, (0, lacking))
         self.index, seconds = faiss_index.cached_index(
@@ -165,7 +165,7 @@ class ApproximateSearch(Searcher):
         if self.table.prior is not None:
             beside = vectors.new_zeros(len(vectors), self._shape.dim - vectors.size(1))
             if query.prior is not None:
-                beside[:, :1] = query.prior * self._span
+                beside[:, :1] = query.prior * self._half
             vectors = torch.cat((vectors, beside), dim=1)
         queries = vectors.float().cpu().contiguous().numpy()
         places = torch.from_numpy(self.index.search(queries, k)[1]).to(vectors.device)

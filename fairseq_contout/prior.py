@@ -60,10 +60,11 @@ def unigram_shares(counts: Tensor, emittable: Tensor) -> Tensor:
 def half_circle(log_prior: Tensor) -> Tuple[Tensor, float]:
     """Return coordinates beside unit rows that make an inner product count the prior.
 
-    u_w = (log π_w - a) / b, in -1/2 … 1/2, with a in the middle of the values and b their range.
-    The inner product of (q, β b, 0) and (e_w, u_w, √(1/4 - u_w²)) is q·e_w + β log π_w up to a
+    u_w = (log π_w - a) / b, in -1 … 1, with a the middle of the values and b half of their range.
+    The inner product of (q, β b, 0) and (e_w, u_w, √(1 - u_w²)) is q·e_w + β log π_w up to a
     constant, and all of the longer rows have one length, so that their order by inner products is
-    that by distances.
+    that by distances. Any other b would do, as the query makes up for it. With this one the
+    coordinates are as long as the rows, and a cluster's words are both near and about as frequent.
 
     Args:
         log_prior: log π of the rows, ``(M,)``.
@@ -75,9 +76,9 @@ def half_circle(log_prior: Tensor) -> Tuple[Tensor, float]:
     Transformation for Inner-Product Spaces, https://doi.org/10.1145/2645710.2645741
     """
     low, high = log_prior.double().aminmax()
-    span = float(high - low)
-    place = (log_prior.double() - (low + high) / 2) / (span or 1.0)
-    return torch.stack((place, (0.25 - place**2).clamp(min=0).sqrt()), dim=1).float(), span
+    half = float(high - low) / 2
+    place = (log_prior.double() - (low + high) / 2) / (half or 1.0)
+    return torch.stack((place, (1 - place**2).clamp(min=0).sqrt()), dim=1).float(), half
 
 
 class UnigramPrior(nn.Module):
