@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fairseq_contout import faiss_index
 from fairseq_contout.knn import CHUNK_ROWS, Neighbours, best_of, logits_of_found
+from fairseq_contout.prior import half_circle
 from fairseq_contout.scores import Query
 from fairseq_contout.searchers import ExactSearch, Searcher
 
@@ -44,7 +45,7 @@ class SampledNormalizer:
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randperm(self.count, generator=generator)[: self.size]
         sample = words[drawn.to(words.device)]
-        self.rows = table.rows(sample)
+        self.rows, self.log_prior = table.rows(sample), table.log_prior(sample)
         # row of the table → its place in the sample; those that are not in it share a last place
         self.places = sample.new_full((len(table.weight),), self.size)
         self.places[sample] = torch.arange(self.size, device=sample.device)
@@ -60,7 +61,8 @@ class SampledNormalizer:
         places = self.places[indices].masked_fill(~was_found, self.size)
         taken = torch.zeros(len(logits), self.size + 1, dtype=torch.bool, device=logits.device)
         taken = taken.scatter_(1, places, True)[:, : self.size]
-        sampled = query.finish(query.vector @ self.rows.to(query.vector.dtype).t())  # N x sample
+        products = query.vector @ self.rows.to(query.vector.dtype).t()  # N x sample
+        sampled = query.finish(products, self.log_prior)
         sampled = sampled.masked_fill_(taken, -torch.inf)
         others = self.count - was_found.sum(dim=1)
         weight = others / (self.size - taken.sum(dim=1))
@@ -85,20 +87,32 @@ class ApproximateSearch(Searcher):
     is built: the share of the 1 or 10 nearest rows by exact search that are found, for 1,000 rows
     with Gaussian noise of length 1 on them.
 
+    With a prior, rows and queries have further coordinates, :func:`~fairseq_contout.prior
+    .half_circle`, by which the index ranks words as the logits do. They do not depend on τ and β.
+
     Args:
         table: the target table.
         options: :class:`~fairseq_contout.search_options.SearchOptions`.
 
     Raises:
-        ValueError: faiss is missing, or a parameter does not fit the table.
+        ValueError: faiss is missing, a parameter does not fit the table, or its score and prior
+            do not make an inner product.
     """
 
     def __init__(self, table, options):
         super().__init__(table)
+        if table.prior is not None and table.score == "power_spherical":
+            raise ValueError(
+                f"--knn-search {options.knn_search} ranks words by inner products, but the score "
+                "power_spherical and the prior of --unigram-prior do not add up to one; take "
+                "--knn-search exact, or --model-overrides \"{'unigram_prior': False}\""
+            )
         self._faiss = faiss_index.import_faiss(options.knn_search)
         self.options = options
         self._count = len(self._words())
         self._shape = faiss_index.make_shape(options, table.dim, self._count)
+        if table.prior is not None:
+            self._shape = faiss_index.widened(self._shape, 2)
 
     def check(self, k: int, candidates: int):
         """Refuse what :meth:`Searcher.check` does, and too small a sample for the normaliser."""
@@ -116,11 +130,18 @@ class ApproximateSearch(Searcher):
         return words[words >= self.table.num_specials]
 
     def _chunks(self):
-        for index in self.words.split(CHUNK_ROWS):
-            yield self.table.rows(index).detach().float().cpu().contiguous()
+        for number, index in enumerate(self.words.split(CHUNK_ROWS)):
+            rows = self.table.rows(index).detach().float().cpu()
+            if self.table.prior is not None:
+                rows = torch.cat((rows, self._beside[number * CHUNK_ROWS :][: len(rows)]), dim=1)
+            yield rows.contiguous()
 
     def _prepare(self):
         options, self.words = self.options, self._words()
+        if self.table.prior is not None:
+            beside, self._half = half_circle(self.table.log_prior(self.words).cpu())
+            lacking = self._shape.dim - self.table.dim - beside.size(1)
+            self._beside = torch.nn.functional.pad(beside, (0, lacking))
         self.index, seconds = faiss_index.cached_index(
             self._faiss, self._shape, len(self.words), self._chunks, options.knn_cache
         )
@@ -138,15 +159,22 @@ class ApproximateSearch(Searcher):
                 f"recall@1 {one:.4f}, recall@10 {ten:.4f} on {_RECALL_QUERIES} rows with noise"
             )
 
-    def _find(self, vectors: Tensor, k: int):
+    def _find(self, query: Query, k: int):
         # rows near vectors (N, d) and whether there are so many: (N, k) int64 and bool
+        vectors = query.vector
+        if self.table.prior is not None:
+            beside = vectors.new_zeros(len(vectors), self._shape.dim - vectors.size(1))
+            if query.prior is not None:
+                beside[:, :1] = query.prior * self._half
+            vectors = torch.cat((vectors, beside), dim=1)
         queries = vectors.float().cpu().contiguous().numpy()
         places = torch.from_numpy(self.index.search(queries, k)[1]).to(vectors.device)
         return self.words[places.clamp(min=0)], places >= 0
 
     def _search(self, query: Query, k: int) -> Neighbours:
-        indices, there = self._find(query.vector, self._reach(k))
-        logits = logits_of_found(query, self.table.rows(indices)).masked_fill(~there, -torch.inf)
+        indices, there = self._find(query, self._reach(k))
+        rows, log_prior = self.table.rows(indices), self.table.log_prior(indices)
+        logits = logits_of_found(query, rows, log_prior).masked_fill(~there, -torch.inf)
         total = self.normalizer(query, logits, indices)
         return Neighbours(*best_of(logits, indices, k), total)
 
@@ -155,7 +183,8 @@ class ApproximateSearch(Searcher):
         drawn = torch.randint(len(self.words), (_RECALL_QUERIES,), generator=generator)
         rows = self.table.rows(self.words[drawn.to(self.words.device)])
         noise = torch.randn(rows.shape, generator=generator) * _RECALL_NOISE / rows.size(1) ** 0.5
-        query, k = Query(rows + noise.to(rows)), min(10, len(self.words))
+        noisy, k = rows + noise.to(rows), min(10, len(self.words))
+        query = Query(noisy) if self.table.prior is None else self.table.query(noisy)
         found = self._search(query, k).indices
         nearest = ExactSearch(self.table).search(query, k).indices
         shared = (found.unsqueeze(2) == nearest.unsqueeze(1)).any(dim=1).float()

@@ -1,6 +1,7 @@
 """Fitting the scale τ of a score to validation data by likelihood."""
 
-from typing import Optional
+import math
+from typing import Iterator, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -14,15 +15,15 @@ GRID = torch.pow(2.0, torch.arange(-12, 25, dtype=torch.float64) / 2)
 _SQUARINGS = 3
 
 
-def grid_log_sum_exp(logits: Tensor) -> Tensor:
-    """Return log Σ_w exp(τ logit_w) for each scale τ of the grid: ``(N, V)`` → ``(G, N)``.
+def grid_powers(below: Tensor) -> Iterator[Tuple[int, Tensor]]:
+    """Yield the place of each scale τ of the grid, and exp(τ x), ``(N, V)``, which is overwritten.
 
     A scale is twice the one two places before it, and exp(2 x) = exp(x)²: most powers are squares
     of others, which take a fraction of the time.
+
+    Args:
+        below: x, 0 at most, ``(N, V)``.
     """
-    best = logits.max(dim=1, keepdim=True).values
-    below = logits - best
-    found = [None] * len(GRID)
     scales = GRID.tolist()
     span = 2 * (1 + _SQUARINGS)
     for start in range(0, len(scales), span):
@@ -31,7 +32,15 @@ def grid_log_sum_exp(logits: Tensor) -> Tensor:
             for i in range(first, min(start + span, len(scales)), 2):
                 if i > first:
                     powers.square_()
-                found[i] = powers.sum(dim=1).log() + scales[i] * best.squeeze(1)
+                yield i, powers
+
+
+def grid_log_sum_exp(logits: Tensor) -> Tensor:
+    """Return log Σ_w exp(τ logit_w) for each scale τ of the grid: ``(N, V)`` → ``(G, N)``."""
+    best = logits.max(dim=1, keepdim=True).values
+    found, scales = [None] * len(GRID), GRID.tolist()
+    for i, powers in grid_powers(logits - best):
+        found[i] = powers.sum(dim=1).log() + scales[i] * best.squeeze(1)
     return torch.stack(found)
 
 
@@ -98,13 +107,33 @@ def lowest_point(sums: Tensor) -> float:
     The sum is a smooth, convex function of τ; through its lowest grid point and the two beside it
     goes a parabola in log τ, whose lowest point is the answer.
     """
-    lowest = int(sums.argmin())
-    if lowest in (0, len(GRID) - 1):
-        return float(GRID[lowest])
-    left, middle, right = sums[lowest - 1 : lowest + 2].tolist()
-    curvature = left - 2 * middle + right
-    step = 0.5 * (left - right) / curvature if curvature > 0 else 0.0
+    lowest, step, _ = parabola(sums)
     return float(GRID[lowest]) * float(GRID[1] / GRID[0]) ** step
+
+
+def parabola(values: Tensor) -> Tuple[int, float, float]:
+    """Return where the parabola through the lowest of some values and its neighbours is lowest.
+
+    Args:
+        values: at places one apart, ``(M,)``.
+
+    Returns:
+        the place of the lowest value; the step from there to the lowest point, between -1/2 and
+        1/2, 0 at either end; and the parabola's value at that point.
+    """
+    lowest = int(values.argmin())
+    middle = float(values[lowest])
+    if lowest in (0, len(values) - 1):
+        return lowest, 0.0, middle
+    left, right = float(values[lowest - 1]), float(values[lowest + 1])
+    step = vertex(left, middle, right)
+    return lowest, step, middle + 0.25 * (right - left) * step
+
+
+def vertex(left: float, middle: float, right: float) -> float:
+    """Return where the parabola through values at -1, 0 and 1 is lowest; 0 where it has no such."""
+    curvature = left - 2 * middle + right
+    return 0.5 * (left - right) / curvature if curvature > 0 else 0.0
 
 
 class ScaleCalibration:
@@ -114,9 +143,12 @@ class ScaleCalibration:
     batched, and averaging the sums of several checkpoints is meaningful.
     """
 
+    #: of the sums
+    shape: Tuple[int, ...] = (len(GRID),)
+
     def __init__(self):
         self.tokens = 0.0
-        self.sums = torch.zeros(len(GRID), dtype=torch.float64)
+        self.sums = torch.zeros(self.shape, dtype=torch.float64)
 
     def reset(self):
         """Forget all tokens."""
@@ -129,7 +161,7 @@ class ScaleCalibration:
 
     def state(self) -> Tensor:
         """Return the sums as one float64 tensor ``(1 + G,)``, for a checkpoint."""
-        return torch.cat((torch.tensor([self.tokens], dtype=torch.float64), self.sums))
+        return torch.cat((torch.tensor([self.tokens], dtype=torch.float64), self.sums.flatten()))
 
     def load(self, state: Tensor):
         """Take over what :meth:`state` returned.
@@ -137,13 +169,15 @@ class ScaleCalibration:
         Raises:
             ValueError: the state is of another grid.
         """
-        if state.shape != (1 + len(GRID),):
+        size = math.prod(self.shape)
+        if state.shape != (1 + size,):
             raise ValueError(
-                f"the calibration in a checkpoint must have {1 + len(GRID)} numbers, but has shape "
+                f"the calibration in a checkpoint must have {1 + size} numbers, but has shape "
                 f"{tuple(state.shape)}: it is from another version of fairseq_contout; validate "
                 "the model again with this one, or give --model-overrides \"{'scale': 20}\""
             )
-        self.tokens, self.sums = float(state[0]), state[1:].to("cpu", torch.float64).clone()
+        self.tokens = float(state[0])
+        self.sums = state[1:].to("cpu", torch.float64).reshape(self.shape).clone()
 
     def best(self) -> Optional[float]:
         """Return the most likely scale, or None without data."""

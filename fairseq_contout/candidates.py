@@ -5,7 +5,6 @@ from typing import NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
-from fairseq_contout.scores import make_query
 from fairseq_contout.searchers import Searcher
 
 
@@ -48,9 +47,10 @@ def find_candidates(
         ValueError: k is larger than the number of rows that are no special symbols.
     """
     specials = table.num_specials
-    query = make_query(hidden, table.score, table.scale / temperature)
+    query = table.query(hidden, temperature)
     ids = torch.arange(specials, device=hidden.device)
-    own = query.finish(query.vector @ table.rows(ids).to(query.vector.dtype).t())
+    products = query.vector @ table.rows(ids).to(query.vector.dtype).t()
+    own = query.finish(products, table.log_prior(ids))
     own = own.masked_fill(~table.emittable[:specials], -torch.inf)
     ids = ids.expand(own.size(0), -1)
 

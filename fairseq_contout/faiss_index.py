@@ -110,6 +110,18 @@ def make_shape(options, dim: int, rows: int) -> Shape:
     return Shape(kind, dim, lists=lists, pq_bytes=size)
 
 
+def widened(shape: Shape, coordinates: int) -> Shape:
+    """Return the shape of an index over rows with so many further coordinates, or a few more.
+
+    Bytes of codes stand for coordinates as they did; the further ones have bytes of their own.
+    """
+    if shape.kind != "ivfpq":
+        return shape._replace(dim=shape.dim + coordinates)
+    each = shape.dim // shape.pq_bytes
+    more = -(-coordinates // each)
+    return shape._replace(dim=shape.dim + more * each, pq_bytes=shape.pq_bytes + more)
+
+
 def build_index(faiss, shape: Shape, rows: int, chunks: Callable[[], Iterator[Tensor]]):
     """Build an index for inner products.
 

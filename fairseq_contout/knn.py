@@ -58,6 +58,7 @@ def exact_search(
     k: int,
     *,
     allowed: Optional[Tensor] = None,
+    log_prior: Optional[Tensor] = None,
     normalizer: bool = True,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Neighbours:
@@ -74,6 +75,7 @@ def exact_search(
         allowed: rows that may be returned, ``(V,)`` bool; all when None. A row that is not allowed
             has no part in the log-sum-exp either. With fewer than k allowed rows the last logits
             are -inf.
+        log_prior: log π of the rows, ``(V,)``, where the query counts it.
         normalizer: False leaves the log-sum-exp out (zeros), for those who want neighbours alone.
         chunk_rows: rows per product.
 
@@ -92,7 +94,8 @@ def exact_search(
     indices = torch.empty((count, 0), dtype=torch.long, device=best.device)
     for start in range(0, size, chunk_rows):
         rows = weight[start : start + chunk_rows].to(query.vector)  # its dtype and device
-        logits = query.finish(query.vector @ rows.t())  # N x chunk
+        prior = None if log_prior is None else log_prior[start : start + chunk_rows]
+        logits = query.finish(query.vector @ rows.t(), prior)  # N x chunk
         part = None if allowed is None else allowed[start : start + chunk_rows]
         if part is not None and not part.all():  # most chunks are whole: N x chunk is worth a look
             logits.masked_fill_(~part, -torch.inf)
@@ -107,10 +110,13 @@ def exact_search(
     return Neighbours(best, indices, log_sum_exp)
 
 
-def logits_of_found(query: Query, rows: Tensor) -> Tensor:
-    """Score the rows that were found for each query: ``(N, k, d)`` → logits ``(N, k)``."""
+def logits_of_found(query: Query, rows: Tensor, log_prior: Optional[Tensor] = None) -> Tensor:
+    """Score the rows that were found for each query: ``(N, k, d)`` → logits ``(N, k)``.
+
+    log π of them, ``(N, k)``, is read where the query counts it.
+    """
     vector = query.vector.unsqueeze(2)
-    return query.finish(torch.bmm(rows.to(vector.dtype), vector).squeeze(2))
+    return query.finish(torch.bmm(rows.to(vector.dtype), vector).squeeze(2), log_prior)
 
 
 def best_of(logits: Tensor, indices: Tensor, k: int):

@@ -16,6 +16,9 @@ score              logit of row e given h            criterions
                    constant of h, that is τ h·e
 ``power_spherical``  τ κ log(1 + cos(h, e))          ``power_spherical``
 =================  ================================  =========================================
+
+With ``--unigram-prior`` (``prior.py``) β log π_w is added to the logit of each word, and with it
+the order of the rows is no longer that of the inner products.
 """
 
 from typing import NamedTuple, Optional
@@ -37,16 +40,25 @@ class Query(NamedTuple):
     Attributes:
         vector: what is multiplied with the rows, ``(N, d)``.
         concentration: κ of each prediction where the score needs it afterwards, ``(N, 1)``.
+        prior: β over the temperature, ``(N, 1)``; None leaves the rows' prior out.
     """
 
     vector: Tensor
     concentration: Optional[Tensor] = None
+    prior: Optional[Tensor] = None
 
-    def finish(self, products: Tensor) -> Tensor:
-        """Turn inner products with rows into logits, increasing: ``(N, M)`` → ``(N, M)``."""
-        if self.concentration is None:
-            return products
-        return self.concentration * torch.log1p(products.clamp(min=MIN_COSINE))
+    def finish(self, products: Tensor, log_prior: Optional[Tensor] = None) -> Tensor:
+        """Turn inner products with rows into logits, increasing: ``(N, M)`` → ``(N, M)``.
+
+        Args:
+            products: inner products.
+            log_prior: log π of the rows, ``(M,)`` or ``(N, M)``; read where there is a prior.
+        """
+        if self.concentration is not None:
+            products = self.concentration * torch.log1p(products.clamp(min=MIN_COSINE))
+        if self.prior is not None:
+            products = products + self.prior * log_prior.to(products)
+        return products
 
 
 def check_score(score: str) -> str:

@@ -87,7 +87,7 @@ class Searcher(ABC):
 
     def refresh(self):
         """Make what the search keeps of the rows, unless they are those that it was made of."""
-        now = self.table.rows_state()
+        now = self.table.search_state()
         if self._made_of != now:
             self._prepare()
             self._made_of = now
@@ -147,11 +147,17 @@ class ExactSearch(Searcher):
         rows = self._rows if self.approximate else self.table.stored_rows()[specials:]
         size = rows.size(0)
         reach = min(2 * k + 32, size) if self.approximate and k <= size else k
-        found = exact_search(query, rows, reach, allowed=self.table.emittable[specials:])
+        found = exact_search(
+            query,
+            rows,
+            reach,
+            allowed=self.table.emittable[specials:],
+            log_prior=self.table.log_prior(slice(specials, None)),
+        )
         indices = found.indices + specials
         if not self.approximate:
             return Neighbours(found.logits, indices, found.log_sum_exp)
-        logits = logits_of_found(query, self.table.rows(indices))
+        logits = logits_of_found(query, self.table.rows(indices), self.table.log_prior(indices))
         logits = logits.masked_fill(found.logits.isneginf(), -torch.inf)  # rows not allowed
         share = (found.logits.logsumexp(dim=1) - found.log_sum_exp).exp().clamp(max=1)
         rest = found.log_sum_exp + torch.log1p(-share)

@@ -127,11 +127,12 @@ class ShortlistSearch(Searcher):
         beams = vector.view(len(self._words), -1, vector.size(1))  # B x beam x d
         own = torch.bmm(beams, self._rows.to(vector.dtype).transpose(1, 2))  # B x beam x M
         words = self._words[self._sentences]  # N x M
-        logits = query.finish(torch.cat((frequent, own.flatten(0, 1)), dim=1))
+        products = torch.cat((frequent, own.flatten(0, 1)), dim=1)
         indices = torch.cat((self._frequent.expand(len(vector), -1), words), dim=1)
-        logits = logits.masked_fill(indices < 0, -torch.inf)
-        total = logits.logsumexp(dim=1)
-        return Neighbours(*best_of(logits, indices.clamp(min=0), k), total)
+        none, indices = indices < 0, indices.clamp(min=0)
+        logits = query.finish(products, self.table.log_prior(indices))
+        logits = logits.masked_fill(none, -torch.inf)
+        return Neighbours(*best_of(logits, indices, k), logits.logsumexp(dim=1))
 
 
 def _distinct(words: Tensor) -> Tensor:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from fairseq_contout import knn
 from fairseq_contout.calibration import (
     BINS,
-    GRID,
     ScaleCalibration,
     grid_bins,
     grid_log_sum_exp,
     grid_nll,
 )
 from fairseq_contout.candidates import Candidates, find_candidates
+from fairseq_contout.prior import WithPrior
+from fairseq_contout.prior_calibration import prior_grid_scores, without_prior
 from fairseq_contout.scores import DEFAULT_SCALE, Query, check_score, make_query
 from fairseq_contout.searchers import ExactSearch
 from fairseq_contout.symbols import (
@@ -47,8 +48,6 @@ __all__ = [
 _VALIDATION_ELEMENTS = 1 << 25
 #: Tokens of a validation batch that take part in the calibration of the scale.
 _CALIBRATION_TOKENS = 256
-
-
 #: How much a number of a unit vector changes by being stored in bf16.
 _HALF_PRECISION = 2**-8
 
@@ -59,7 +58,7 @@ class ValidationScores(NamedTuple):
     Attributes:
         correct: number of predictions whose nearest row is the target.
         nll: sums of -log p(target) in nats for each scale of the calibration's grid, ``(G,)``,
-            over a sample of the tokens.
+            over a sample of the tokens; with a prior ``(B, G)``, and bins likewise.
         bins: confidence and accuracy of the same sample for each scale,
             :func:`fairseq_contout.calibration.grid_bins`.
         sampled: tokens in that sample.
@@ -71,7 +70,7 @@ class ValidationScores(NamedTuple):
     sampled: int
 
 
-class TargetTable(nn.Module):
+class TargetTable(WithPrior, nn.Module):
     """Frozen unit-norm target rows with their score; learned ones: ``learned_table.py``.
 
     Args:
@@ -104,6 +103,7 @@ class TargetTable(nn.Module):
         self.fixed_scale = scale
         self.num_specials = dictionary.nspecial
         self.calibration = ScaleCalibration()
+        self.prior = None
         self._keep(weight)
         self.signature = signature_words(dictionary)
         self.register_buffer("emittable", emittable_rows(dictionary), persistent=False)
@@ -143,7 +143,8 @@ class TargetTable(nn.Module):
                 f"{found[:12]}…, the dictionary in use has {own[:12]}…; give the data folder "
                 "whose dictionary the model was trained with"
             )
-        self.calibration.load(state[count:])
+        state = state[count:]
+        self.calibration.load(without_prior(state) if self.prior is None else state)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         rows = state_dict.get(prefix + "weight")
@@ -211,7 +212,7 @@ class TargetTable(nn.Module):
             hidden: predictions h.
             temperature: a number or ``(N, 1)``; divides the logits.
         """
-        return self._all_logits(self._query(hidden, self.scale / temperature))
+        return self._all_logits(self.query(hidden, temperature))
 
     def log_probs(self, hidden: Tensor, temperature=1.0) -> Tensor:
         """Return log p(w | h) of every row, ``(N, V)``: the log-softmax of :meth:`scores`."""
@@ -235,16 +236,21 @@ class TargetTable(nn.Module):
             hidden: predictions h, ``(N, d)``.
             index: rows, ``(N,)``.
             temperature: as in :meth:`scores`.
-            scale: τ to use in place of :attr:`scale`.
+            scale: τ to use in place of :attr:`scale`, and no prior.
             total: the normaliser's logarithm, ``(N,)``; summed over the whole table when None.
         """
-        scale = (self.scale if scale is None else scale) / temperature
-        query = self._query(hidden, scale)
-        own = self.logits_with(hidden, self.rows(index), scale).squeeze(1)
-        own = own.masked_fill(~self.emittable[index], -torch.inf)
+        fitted = scale is None
+        query = (
+            self.query(hidden, temperature) if fitted else self._query(hidden, scale / temperature)
+        )
+        products = (query.vector * self.rows(index)).sum(dim=-1, keepdim=True)
+        prior = self.log_prior()
+        own = query.finish(products, None if prior is None else prior[index].unsqueeze(1))
+        own = own.squeeze(1).masked_fill(~self.emittable[index], -torch.inf)
         if total is None:
-            every = self.stored_rows()
-            total = knn.exact_search(query, every, 1, allowed=self.emittable).log_sum_exp
+            total = knn.exact_search(
+                query, self.stored_rows(), 1, allowed=self.emittable, log_prior=prior
+            ).log_sum_exp
         return own - total
 
     @torch.no_grad()
@@ -256,8 +262,8 @@ class TargetTable(nn.Module):
             target: their tokens ``(N,)``.
         """
         correct = torch.zeros((), dtype=torch.long, device=hidden.device)
-        nll = torch.zeros(len(GRID), dtype=torch.float64)
-        bins = torch.zeros(len(GRID), BINS, 3, dtype=torch.float64)
+        nll = torch.zeros(self.calibration.shape, dtype=torch.float64)
+        bins = torch.zeros(*nll.shape, BINS, 3, dtype=torch.float64)
         # Drawn, always alike for a number of tokens: evenly spaced ones would stand at a few places
         # of the sentences only, since these have one length in many batches.
         drawn = torch.randperm(len(target), generator=torch.Generator().manual_seed(len(target)))
@@ -269,9 +275,13 @@ class TargetTable(nn.Module):
             logits = self._all_logits(self._query(part, 1.0))
             correct += logits.argmax(dim=1).eq(tokens).sum()
             some, their = logits[sample], tokens[sample]
-            log_sums = grid_log_sum_exp(some)
-            nll += grid_nll(some, their, log_sums)
-            bins += grid_bins(some, their, log_sums)
+            if self.prior is None:
+                log_sums = grid_log_sum_exp(some)
+                found = grid_nll(some, their, log_sums), grid_bins(some, their, log_sums)
+            else:
+                found = prior_grid_scores(some, their, self.log_prior())
+            nll += found[0]
+            bins += found[1]
         sampled = min(len(target), _CALIBRATION_TOKENS)
         self.calibration.add(nll, sampled)
         return ValidationScores(correct, nll, bins, sampled)
@@ -279,11 +289,11 @@ class TargetTable(nn.Module):
     def _all_logits(self, query: Query) -> Tensor:
         rows, like = self.stored_rows(), query.vector
         if rows.dtype == like.dtype and rows.device == like.device:
-            logits = query.finish(like @ rows.t())
+            products = like @ rows.t()
         else:  # part by part: a copy of all rows may not fit
             parts = rows.split(knn.CHUNK_ROWS)
-            logits = torch.cat([query.finish(like @ part.to(like).t()) for part in parts], dim=-1)
-        return logits.masked_fill(~self.emittable, -torch.inf)
+            products = torch.cat([like @ part.to(like).t() for part in parts], dim=-1)
+        return query.finish(products, self.log_prior()).masked_fill(~self.emittable, -torch.inf)
 
     def _query(self, hidden: Tensor, scale) -> Query:
         return make_query(hidden, self.score, scale)

@@ -108,6 +108,14 @@ def log_probs(model, hidden) -> torch.Tensor:
         "dot": lambda: table.scale * hidden @ rows.t(),
         "l2": lambda: -table.scale / 2 * torch.cdist(hidden, rows) ** 2,
     }[table.score]()
+    if table.prior is not None:
+        counts, n = table.prior.counts.double(), table.prior.counts.sum()
+        unseen = counts.eq(0) & table.emittable
+        least = counts[counts > 0].min()
+        once = ((counts >= least) & (counts < 2 * least)).sum()
+        mass = min(once / (n / least + 1), unseen.sum() / (n / least + unseen.sum()))
+        shares = torch.where(unseen, mass / unseen.sum().clamp(min=1), (1 - mass) * counts / n)
+        logits = logits + table.prior_weight * shares.clamp(min=1e-300).log()
     logits[:, [0, 1]] = -torch.inf  # <s> and <pad> are never emitted
     for row, symbol in enumerate(table_symbols(model)):
         if symbol.startswith("madeupword"):

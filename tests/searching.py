@@ -5,6 +5,8 @@ from argparse import Namespace
 import torch
 from factory import make_batch, make_dictionary, make_model, make_table
 
+from fairseq_contout.calibration import GRID
+from fairseq_contout.prior_calibration import WEIGHTS
 from fairseq_contout.search_options import SearchOptions
 from fairseq_contout.tasks.continuous_translation import (
     ContinuousTranslationConfig,
@@ -57,3 +59,19 @@ class TinyModel:
         generator = self.build(search, knn, **options)
         torch.manual_seed(0)
         return generator.generate([self.model], batch or self.batch, prefix_tokens=prefix)
+
+
+#: β of :func:`give_prior`
+PRIOR_WEIGHT = 0.6
+
+
+def give_prior(table, weight=PRIOR_WEIGHT):
+    """Give a table counts, some of them 0, and sums that are lowest at τ = 9 and this β."""
+    table.add_prior()
+    draw = torch.Generator().manual_seed(11)
+    ranks = torch.randperm(len(table.weight), generator=draw)
+    table.prior.counts.copy_((400 / (1 + ranks)).long())  # Zipf's law
+    sums = 10 * (torch.tensor(WEIGHTS).double().unsqueeze(1) - weight) ** 2 + (GRID / 9).log() ** 2
+    state = torch.cat((torch.ones(1, dtype=torch.float64), sums.flatten()))
+    table.calibration.load(state)
+    return table

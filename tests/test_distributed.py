@@ -20,6 +20,8 @@ from fairseq_contout.optim import RowAdam, gather_sparse_gradients, mark_sparse
 NAMES = ("cosine", "vmf", "margin", "syn_margin", "power_spherical", "l2", "contrastive")
 NAMES += ("contrastive-tied", "contrastive-untied")
 NAMES += ("contrastive-sparse-tied", "contrastive-sparse-untied")
+#: one that counts target tokens for --unigram-prior
+NAMES += ("cosine+prior",)
 
 TORCHRUN = (
     "--arch continuous_transformer_tiny --criterion contrastive --target-table learned "
@@ -31,7 +33,9 @@ TORCHRUN = (
 
 def build(place, dictionary, name):
     """Return a model and its criterion."""
-    criterion = make_criterion(name.split("-")[0], dictionary)
+    criterion = make_criterion(name.split("-")[0].removesuffix("+prior"), dictionary)
+    if name.endswith("+prior"):
+        return make_model(place, dictionary, "cosine", unigram_prior=True), criterion
     if "-" not in name:
         return make_model(place, dictionary, name), criterion
     arch = "continuous_transformer_tiny"
@@ -79,6 +83,9 @@ def state(model, criterion):
     model, criterion = unwrapped(model), unwrapped(criterion)
     found = dict(model.named_parameters())
     found.update({f"criterion.{n}": value for n, value in criterion.state_dict().items()})
+    prior = model.decoder.continuous_output.table.prior
+    if prior is not None:
+        found["counts"] = prior.counts
     return {name: value.detach().clone() for name, value in found.items()}
 
 
@@ -145,6 +152,8 @@ def test_two_processes_equal_one(tmp_path):
         after = state(model, criterion)
         assert any(not torch.equal(before[n], after[n]) for n in after)
         assert after.keys() == joint.keys()
+        if name == "cosine+prior":
+            assert after["counts"].sum() == sample["ntokens"]
         if name.startswith("contrastive"):
             assert after["criterion.term.scale.log_scale"] != 0
             assert after["criterion.term.observed"].sum() == sample["ntokens"]

@@ -14,8 +14,14 @@ from torch import Tensor
 from fairseq_contout.calibration import calibration_error
 from fairseq_contout.criterions.monitor import MONITORS, monitor
 from fairseq_contout.criterions.term_options import TermsConfig, check_read, check_terms
-from fairseq_contout.criterions.terms import ContrastiveTerm, dispersion_term, doubled
+from fairseq_contout.criterions.terms import (
+    ContrastiveTerm,
+    all_tokens,
+    dispersion_term,
+    doubled,
+)
 from fairseq_contout.losses import cosine_loss, cosine_similarity
+from fairseq_contout.prior_calibration import lowest_pair
 
 
 @dataclass
@@ -155,6 +161,8 @@ class ContinuousCriterion(FairseqCriterion):
             for module in self.children():
                 if isinstance(module, ContrastiveTerm):
                     module.observe(tokens)
+            if table.prior is not None:
+                table.prior.observe(all_tokens(tokens))
         if reduce:
             return losses.sum(), sample_size, log
         full = losses.new_zeros(target.shape)
@@ -214,8 +222,8 @@ class ContinuousCriterion(FairseqCriterion):
         also accuracy (per cent of predictions whose nearest row is the target), mean cosine, ece
         (expected calibration error in per cent, of the probability of the nearest row), and
         nll_loss (bits per token) and ppl at the scale that is calibrated on the same data,
-        comparable with a softmax's; of a learned table, how
-        spread it is (:mod:`~fairseq_contout.criterions.monitor`).
+        comparable with a softmax's; with --unigram-prior its weight β as prior_weight; of a learned
+        table, how spread it is (:mod:`~fairseq_contout.criterions.monitor`).
         """
 
         def total(key):
@@ -244,12 +252,18 @@ class ContinuousCriterion(FairseqCriterion):
                 return lowest / float(meters["_nll_tokens"].sum) / math.log(2)
 
             def error(meters):
-                scale = int(meters["_nll_grid"].sum.argmin())
-                return round(100 * calibration_error(meters["_bins"].sum[scale]), 2)
+                lowest = int(meters["_nll_grid"].sum.argmin())
+                bins = meters["_bins"].sum.flatten(end_dim=-3)  # one for each point of the grid
+                return round(100 * calibration_error(bins[lowest]), 2)
+
+            def weight(meters):
+                return round(lowest_pair(meters["_nll_grid"].sum)[1], 3)
 
             metrics.log_derived("ece", error)
             metrics.log_derived("nll_loss", lambda meters: round(bits(meters), 3))
             metrics.log_derived("ppl", lambda meters: round(2 ** min(bits(meters), 100.0), 2))
+            if total("nll_grid").dim() == 2:
+                metrics.log_derived("prior_weight", weight)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

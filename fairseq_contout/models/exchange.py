@@ -2,7 +2,7 @@
 
 A decoder with a continuous output points into a space; which words stand in it may change. What
 the model learned stays: its layers, the calibrated scale, and the rows of the special symbols, at
-which it learned to point for the end of a sentence.
+which it learned to point for the end of a sentence. With a unigram prior words keep their counts.
 """
 
 import logging
@@ -93,6 +93,11 @@ def exchange_table(model, weight: Tensor, trained, dictionary, *, new_as_unk: bo
         _check_readable(known, dictionary)
     _tell(old, weight, index, known, trained, dictionary)
     table = _table_like(old, weight, dictionary)
+    if old.prior is not None:
+        table.add_prior()
+        counts = old.prior.counts[index.to(old.prior.counts.device)]
+        table.prior.counts = counts.masked_fill(~known.to(counts.device), 0)
+    table.calibration.load(old.calibration.state())
     if isinstance(reader, TableEmbedding):
         reader.read_from(table)
     output.table = table
@@ -111,7 +116,6 @@ def _table_like(old: TargetTable, weight: Tensor, dictionary) -> TargetTable:
     else:
         table = TargetTable(weight.to(dtype), dictionary, old.score, old.fixed_scale)
         table.to(old.weight.device)
-    table.calibration.load(old.calibration.state())
     return table
 
 

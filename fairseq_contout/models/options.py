@@ -128,6 +128,13 @@ def add_continuous_args(parser):
         help="inverse temperature of the score in decoding, > 0; by default it is calibrated on "
         "the validation data and kept in the checkpoint",
     )
+    parser.add_argument(
+        "--unigram-prior",
+        action="store_true",
+        help="count how often each word is a target in training, and add the logarithm of its "
+        "share, times a weight that is calibrated with the scale, to its score in decoding; losses "
+        "stay as they are",
+    )
 
 
 def add_input_args(parser):

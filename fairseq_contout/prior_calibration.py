@@ -1,0 +1,152 @@
+"""Fitting the weight β of a unigram prior together with the scale τ, by likelihood.
+
+    log p(w | h) = τ s(h, w) + β log π_w - log Σ_u π_u^β exp(τ s(h, u))
+
+For all β of a grid the last sum is one product of the powers exp(τ s) with a (V × B) matrix.
+"""
+
+import math
+from typing import List, NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from fairseq_contout.calibration import BINS, GRID, ScaleCalibration, grid_powers, parabola, vertex
+
+#: Candidate weights β, evenly spaced. 0 must be the first: it leaves the prior out. 1 is Bayes'
+#: rule, where exp(τ s(h, w)) is in proportion to the density of h given w.
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_SHAPE = (len(WEIGHTS), len(GRID))
+
+
+class PriorScores(NamedTuple):
+    """What a batch says about each weight β (B of them) and each scale τ (G).
+
+    Attributes:
+        nll: sums of -log p(target) in nats, float64 on the CPU, ``(B, G)``.
+        bins: as :func:`fairseq_contout.calibration.grid_bins`, of the likeliest word under each β
+            and τ, ``(B, G, BINS, 3)``.
+    """
+
+    nll: Tensor
+    bins: Tensor
+
+
+def prior_grid_scores(logits: Tensor, target: Tensor, log_prior: Tensor) -> PriorScores:
+    """Score targets for each weight β and each scale τ of the grid.
+
+    Args:
+        logits: logits at scale 1, ``(N, V)``, -inf where a word is never emitted.
+        target: token indices ``(N,)``.
+        log_prior: log π of the words, finite, ``(V,)``.
+    """
+    log_prior, scales = log_prior.to(logits), GRID.tolist()
+    weights = logits.new_tensor(WEIGHTS)
+    top = logits.max(dim=1, keepdim=True).values  # N x 1
+    shares = (log_prior.unsqueeze(1) * weights).exp()  # V x B
+    own = logits.gather(1, target.unsqueeze(1))
+    own_prior = log_prior[target].unsqueeze(1) * weights  # N x B
+    # of words that are equally frequent the one with the largest logit is ahead for all β and τ
+    levels, group = log_prior.unique(return_inverse=True)
+    ahead = logits.new_full((len(logits), len(levels)), -torch.inf)
+    ahead = ahead.scatter_reduce_(1, group.expand_as(logits), logits, "amax")
+    bias = levels.unsqueeze(1) * weights  # levels x B
+    nll = torch.zeros(_SHAPE, dtype=torch.float64)
+    bins = torch.zeros(*_SHAPE, BINS, 3, dtype=torch.float64)
+    for i, powers in grid_powers(logits - top):
+        total = (powers @ shares).log() + scales[i] * top  # N x B
+        positive = scales[i] * own + own_prior
+        nll[:, i] = (total - positive).double().sum(dim=0).cpu()
+        best = torch.stack([(scales[i] * ahead + column).amax(dim=1) for column in bias.t()], dim=1)
+        bins[:, i] = _bins((best - total).exp().double().cpu(), positive.ge(best).double().cpu())
+    return PriorScores(nll, bins)
+
+
+def _bins(confidence: Tensor, right: Tensor) -> Tensor:
+    # confidence and rightness (N, B) → numbers and sums of the intervals (B, BINS, 3)
+    place = (confidence * BINS).long().clamp(max=BINS - 1)
+    place = place + BINS * torch.arange(confidence.size(1))
+    values = torch.stack((torch.ones_like(right), confidence, right), dim=2)
+    found = torch.zeros(confidence.size(1) * BINS, 3, dtype=torch.float64)
+    return found.index_add_(0, place.flatten(), values.flatten(0, 1)).view(-1, BINS, 3)
+
+
+def lowest_pair(sums: Tensor) -> Tuple[float, float]:
+    """Return the scale τ and the weight β at which sums over the grid are lowest, interpolated.
+
+    The sum is convex in τ and β. For each β a parabola in log τ gives the lowest sum and its τ; a
+    parabola in β through the three lowest of these gives β, between 0 and 1, and one through their
+    log τ gives τ.
+
+    Args:
+        sums: ``(B, G)``.
+    """
+    found = [parabola(row) for row in sums]
+    logs = [math.log(GRID[place]) + step * math.log(GRID[1] / GRID[0]) for place, step, _ in found]
+    place, step = _lowest([value for *_, value in found])
+    left, right = logs[place - 1] - logs[place], logs[place + 1] - logs[place]
+    log_scale = logs[place] + 0.5 * (right - left) * step + 0.5 * (left + right) * step**2
+    return math.exp(log_scale), WEIGHTS[1] * (place + step)
+
+
+def lowest_weight(sums: Tensor, scale: float) -> float:
+    """Return the weight β at which sums over the grid are lowest for a given scale τ.
+
+    Args:
+        sums: ``(B, G)``; between two scales of the grid they are interpolated in log τ.
+        scale: τ, taken for the grid's first or last where it is beyond them.
+    """
+    place = math.log(scale / GRID[0]) / math.log(GRID[1] / GRID[0])
+    place = min(max(place, 0.0), len(GRID) - 1.0)
+    before = min(int(place), len(GRID) - 2)
+    values = torch.lerp(sums[:, before], sums[:, before + 1], place - before)
+    return WEIGHTS[1] * sum(_lowest(values.tolist()))
+
+
+def _lowest(values: List[float]) -> Tuple[int, float]:
+    # the weight around which the parabola is laid, never the first or last, and the step from there
+    place = min(max(values.index(min(values)), 1), len(values) - 2)
+    return place, min(max(vertex(*values[place - 1 : place + 2]), -1.0), 1.0)
+
+
+class PriorCalibration(ScaleCalibration):
+    """Negative log-likelihood of validation tokens for each weight β and each scale τ: ``(B, G)``.
+
+    Sums add up as those of :class:`~fairseq_contout.calibration.ScaleCalibration` do.
+    """
+
+    shape = _SHAPE
+
+    def __init__(self):
+        super().__init__()
+        self._pair = None  # fitted once: each step of decoding asks for it
+
+    def add(self, sums: Tensor, tokens: int):
+        """Add the sums ``(B, G)`` of :func:`prior_grid_scores` for some tokens."""
+        self._pair = None
+        super().add(sums, tokens)
+
+    def load(self, state: Tensor):
+        """Take over what :meth:`state` returned; errors as the parent's."""
+        self._pair = None
+        super().load(state)
+
+    def _best(self) -> Tuple[float, float]:
+        if self._pair is None:
+            self._pair = lowest_pair(self.sums)
+        return self._pair
+
+    def best(self) -> Optional[float]:
+        """Return the scale of the most likely pair, or None without data."""
+        return self._best()[0] if self.tokens else None
+
+    def weight(self, scale: Optional[float] = None) -> float:
+        """Return the most likely weight β, for a given scale or beside the best; 0 without data."""
+        if not self.tokens:
+            return 0.0
+        return self._best()[1] if scale is None else lowest_weight(self.sums, scale)
+
+
+def without_prior(state: Tensor) -> Tensor:
+    """Return the state of the calibration at β = 0, of one with a prior or without."""
+    return state[: 1 + len(GRID)] if state.shape == (1 + math.prod(_SHAPE),) else state
