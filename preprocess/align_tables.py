@@ -22,6 +22,7 @@ from preprocess.assemble import (  # noqa: E402
     load_dictionary,
     save_pair,
     special_rows,
+    tell_apart,
 )
 from preprocess.common import (  # noqa: E402
     Parser,
@@ -92,6 +93,14 @@ def parser() -> Parser:
         default=alignment.NEIGHBOURS,
         metavar="K",
         help="that make a word's neighbourhood in CSLS",
+    )
+    parser.add_argument(
+        "--lexicon-weight",
+        type=number(float, 0, 1),
+        default=0.0,
+        metavar="A",
+        help="rows of the lexicon's new words become normalize((1 - A) mapped + A mean of their "
+        "translations' rows) in the end; held out ones do not",
     )
     measured = parser.add_mutually_exclusive_group()
     measured.add_argument(
@@ -198,6 +207,12 @@ def align(args):
     weight[special] = torch.from_numpy(special_rows(int(special.sum()), rows, None, args.seed))
     weight[: trained.nspecial] = table[: trained.nspecial]
     weight[indices] = alignment.rotate(torch.from_numpy(mixed), mapping)
+    if args.lexicon_weight:
+        partners = [(dictionary.index(one), trained.index(other)) for one, other in pairs]
+        weight = alignment.pull(weight, table, torch.tensor(partners), args.lexicon_weight)
+        # words with the same translations are at one place then
+        apart, _ = tell_apart(words, weight[indices].numpy(), args)
+        weight[indices] = torch.from_numpy(apart)
     names = [*origin, *["special"] * int(special.sum())]
     report.update(rows=len(weight), dim=weight.size(1), seed=args.seed)
     report["origins"] = {name: names.count(name) for name in sorted(set(names))}

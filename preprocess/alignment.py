@@ -101,6 +101,29 @@ def rotate(x: Tensor, mapping: Tensor) -> Tensor:
     return torch.nn.functional.normalize(x.double() @ mapping, dim=1).float()
 
 
+def pull(x: Tensor, y: Tensor, pairs: Tensor, weight: float) -> Tensor:
+    """Return rows of which those with partners are pulled towards them: ``(n, d)``, of norm 1.
+
+    x'_i = normalize((1 - a) x_i + a normalize(Σ_j y_j)) over the partners j of i; the others stay.
+    A word that the lexicon knows is then where its translations are, whatever its own text says.
+
+    Source: after Faruqui et al., *Retrofitting Word Vectors to Semantic Lexicons*, NAACL 2015,
+    https://aclanthology.org/N15-1184
+
+    Args:
+        x: ``(n, d)``.
+        y: ``(m, d)``.
+        pairs: indices of x and y, ``(p, 2)``.
+        weight: a, 0 ≤ a ≤ 1.
+    """
+    partners = torch.zeros_like(x).index_add_(0, pairs[:, 0], y[pairs[:, 1]].to(x.dtype))
+    pulled = (1 - weight) * x + weight * torch.nn.functional.normalize(partners, dim=1)
+    own = pairs[:, 0].unique()
+    result = x.clone()
+    result[own] = torch.nn.functional.normalize(pulled[own], dim=1)
+    return result
+
+
 def precision_at_k(found: Tensor, right, k: int) -> float:
     """Return the share of rows that have a right index among their first k, in per cent.
 

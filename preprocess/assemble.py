@@ -63,6 +63,23 @@ def check_finite(symbols, rows, path):
         )
 
 
+def tell_apart(symbols, rows, args):
+    """Return rows of which none repeats another, ``(n, d)``, and the indices of those turned.
+
+    Raises:
+        ValueError: a row repeats another where that is an error (``--duplicates``).
+    """
+    if args.duplicates == "turn":
+        return shaping.turn_apart(rows, args.seed)
+    again = shaping.find_duplicates(rows)
+    if len(again):
+        raise ValueError(
+            f"{args.vectors or args.source}: two words must not share one row, but {len(again)} "
+            f"repeat others ({some(symbols, again)}); give --duplicates turn, or other vectors"
+        )
+    return rows, []
+
+
 def shape_rows(symbols, rows, origin, args):
     """Return unit rows of words ``(n, d)`` and their origins, from what a source gave.
 
@@ -86,14 +103,7 @@ def shape_rows(symbols, rows, origin, args):
     origin = [name or RANDOM for name in origin]
     if args.mix_random is not None:
         rows = shaping.mix(rows, args.mix_random, args.seed)
-    turned = []
-    if args.duplicates == "turn":
-        rows, turned = shaping.turn_apart(rows, args.seed)
-    elif len(again := shaping.find_duplicates(rows)):
-        raise ValueError(
-            f"{args.vectors or args.source}: two words must not share one row, but {len(again)} "
-            f"repeat others ({some(symbols, again)}); give --duplicates turn, or other vectors"
-        )
+    rows, turned = tell_apart(symbols, rows, args)
     for i in turned:
         origin[i] = PERTURBED
     return rows, origin

@@ -50,6 +50,19 @@ def test_a_rotation_is_found_again():
     assert distance[0] < 0.3
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_rows_are_pulled_to_their_partners(weight):
+    x, y = unit_rows(5, 6), unit_rows(7, 6, 3)
+    pairs = torch.tensor([[1, 4], [3, 0], [1, 2], [4, 2]])
+    found = alignment.pull(x, y, pairs, weight)
+    for i, partners in enumerate(([], [4, 2], [], [0], [2])):
+        expected = x[i]
+        if partners:
+            middle = sum(y[j] for j in partners)
+            expected = (1 - weight) * x[i] + weight * middle / middle.norm()
+        torch.testing.assert_close(found[i], expected / expected.norm())
+
+
 def test_no_other_rotation_brings_pairs_nearer():
     x, y = unit_rows(40, 8), unit_rows(40, 8, 3)
     found = alignment.procrustes(x, y)

@@ -101,6 +101,41 @@ def test_new_words_stand_where_their_translations_are(files, capsys):
     assert (files / "out.safetensors").read_bytes() == content
 
 
+def test_words_of_the_lexicon_may_stand_at_their_translations(files, capsys):
+    old, table = Dictionary.load(str(files / "dict.txt")), load_table_of(files)
+    assert call("align_tables", *arguments(files)) == 0
+    dictionary, mapped = load(files)
+    held = ["--held-out", files / "test", "--refinements", 0]
+    (files / "test").write_text("new50 old50\n")
+    (files / "pairs").write_text((files / "pairs").read_text() + "new12 old11\n")
+    capsys.readouterr()
+    options = ["--lexicon-weight", 1, *held]
+    assert call("align_tables", *arguments(files, *options)) == 0
+    rows = load(files)[1]
+    of = {word: rows[dictionary.index(word)] for word in dictionary.symbols}
+    torch.testing.assert_close(of["new3"], table[old.index("old3")])
+    middle = table[old.index("old12")] + table[old.index("old11")]
+    torch.testing.assert_close(of["new12"], middle / middle.norm())
+    # what is held out, and what no pair names, is mapped alone
+    for word in ("new50", "new100"):
+        assert 0.5 < float(of[word] @ table[old.index(f"old{word[3:]}")]) < 0.999
+    assert call("align_tables", *arguments(files, "--lexicon-weight", 0.5, *held)) == 0
+    between = load(files)[1][dictionary.index("new3")] @ table[old.index("old3")]
+    assert float(mapped[dictionary.index("new3")] @ table[old.index("old3")]) < between < 0.9999
+    # two words with one translation are told apart, or are an error
+    (files / "pairs").write_text((files / "pairs").read_text() + "new70 old3\n")
+    assert call("align_tables", *arguments(files, *options)) == 0
+    rows = load(files)[1]
+    angle = float(rows[dictionary.index("new3")] @ rows[dictionary.index("new70")])
+    assert 0.998 < angle < 0.9999
+    assert call("align_tables", *arguments(files, *options, "--duplicates", "error")) != 0
+    assert "two words must not share one row" in capsys.readouterr().err
+
+
+def load_table_of(folder):
+    return load_table(folder / "table.safetensors", Dictionary.load(str(folder / "dict.txt")))
+
+
 def test_angles_of_new_words_are_those_of_their_vectors(files):
     assert call("align_tables", *arguments(files, "--remove-components", 1)) == 0
     dictionary, rows = load(files)

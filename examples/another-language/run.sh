@@ -14,7 +14,9 @@
 #                             not aligned, and fairseq's softmax
 # French BLEU of the model, and how well the table translates words that were held out of the lexicon.
 #   LEXICON (identical)       a file of lines 'german french', or words that are spelled the same
-#   ALIGN_OPTIONS (--held-out-share 0.1)   more options of preprocess/align_tables.py
+#   DING                      in place of LEXICON: a file of the Ding dictionary (Debian's package trans-de-en:
+#                             /usr/share/trans/de-en), whose German words are translated by way of English (ding.py)
+#   ALIGN_OPTIONS (--held-out-share 0.05 --frequent 3000 --lexicon-weight 0.7)   of preprocess/align_tables.py
 #   PAIRS (100 1000)          numbers N;  TUNE_UPDATES (200)  SCRATCH_UPDATES (600)  of which the checkpoint that is
 #                             best on the validation data is taken;  CHECK_EVERY (20) updates it is looked for
 #   TUNE_OPTIONS (--lr 1e-3 --lr-scheduler fixed --warmup-updates 0)
@@ -25,7 +27,9 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 SOURCE_LANG=en TARGET_LANG=fr NEW_LANG=de SUBWORD_METHOD=none
-: "${LEXICON:=identical}" "${ALIGN_OPTIONS=--held-out-share 0.1}" "${PAIRS:=100 1000}"
+: "${LEXICON:=identical}" "${DING:=}"
+: "${FASTTEXT_EPOCHS:=30}" "${ALIGN_OPTIONS=--held-out-share 0.05 --frequent 3000 --lexicon-weight 0.7}"
+: "${PAIRS:=100 1000}"
 : "${TUNE_UPDATES:=200}" "${SCRATCH_UPDATES:=600}" "${CHECK_EVERY:=20}" "${FREEZE:=encoder,decoder.layers}"
 : "${TUNE_OPTIONS=--lr 1e-3 --lr-scheduler fixed --warmup-updates 0}"
 # shellcheck source=../lib/multi30k.sh
@@ -46,7 +50,12 @@ prepare_new_language() {
   prepare
 }
 
-stage_align() {
+stage_stage_ding() {
+  "$PYTHON" "$EXAMPLES/another-language/ding.py" --ding "$DING" --text "$PIECES/train.$NEW_LANG" \
+    --pivot "$TRAINED_PIECES/train.$SOURCE_LANG" "$TRAINED_PIECES/train.$TARGET_LANG" --output "$LEXICON"
+}
+
+align() {
   # shellcheck disable=SC2206 # a list of options, split on blanks on purpose
   local options=($ALIGN_OPTIONS)
   "$PYTHON" "$ROOT/preprocess/align_tables.py" --table "$TRAINED_TABLE" \
@@ -60,8 +69,18 @@ stage_exchange() {
     --new-table "$ALIGNED" --output "$BEGINNING"
 }
 
+stage_ding() {
+  "$PYTHON" "$EXAMPLES/another-language/ding.py" --ding "$DING" --text "$PIECES/train.$NEW_LANG" \
+    --pivot "$TRAINED_PIECES/train.$SOURCE_LANG" "$TRAINED_PIECES/train.$TARGET_LANG" --output "$LEXICON"
+}
+
 align() {
-  local lexicon=$LEXICON vectors
+  local lexicon vectors
+  if [ -n "$DING" ]; then
+    LEXICON=$NEW_PREP/ding.$NEW_LANG-$TARGET_LANG
+    stage "$NEW_PREP" ding "$(checksum "$DING")" stage_ding
+  fi
+  lexicon=$LEXICON
   [ "$LEXICON" = identical ] || lexicon=$(checksum "$LEXICON")
   ALIGNED=$OUT/aligned.safetensors BEGINNING=$OUT/aligned.pt
   fasttext_names target
@@ -144,6 +163,11 @@ CONTINUOUS=${RECIPE:-best-frozen}
 for value in $PAIRS "$TUNE_UPDATES" "$SCRATCH_UPDATES" "$CHECK_EVERY"; do
   [[ $value =~ ^[1-9][0-9]*$ ]] || die "PAIRS, TUNE_UPDATES, SCRATCH_UPDATES and CHECK_EVERY must be numbers, 1 or more, but there is $value"
 done
+if [ -n "$DING" ]; then
+  [ "$LEXICON" = identical ] || die "LEXICON and DING must not both be given, but they are $LEXICON and $DING; leave one out"
+  [ -f "$DING" ] || die "DING must be a file of the Ding dictionary, but $DING does not exist; it is /usr/share/trans/de-en of Debian's package trans-de-en"
+  DING=$(absolute "$(dirname "$DING")")/$(basename "$DING")
+fi
 if [ "$LEXICON" != identical ]; then
   [ -f "$LEXICON" ] || die "LEXICON must be a file with pairs of words, or identical, but $LEXICON does not exist"
   LEXICON=$(absolute "$(dirname "$LEXICON")")/$(basename "$LEXICON")
@@ -158,7 +182,7 @@ COMMAND="${GIVEN}RECIPE=$CONTINUOUS examples/another-language/run.sh OUT_DIR"
 [ $# -eq 0 ] || COMMAND+=$(printf ' %q' "$@")
 # not in a shell of its own: the table and the checkpoint of the model are wanted
 recipe_run "$CONTINUOUS" "$OUT/trained" "$@"
-TRAINED_TABLE=$TABLE TRAINED_BIN=$BIN_DIR NEW_PREP=$PREP_DIR-$NEW_LANG
+TRAINED_TABLE=$TABLE TRAINED_BIN=$BIN_DIR TRAINED_PIECES=$PIECES NEW_PREP=$PREP_DIR-$NEW_LANG
 {
   prepare_new_language
   align
