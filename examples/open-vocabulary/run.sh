@@ -12,6 +12,9 @@
 #   extended                        the same model with --new-table
 #   extended-shortlist              and with the words alone that a lexicon of the training text gives for a sentence
 #   softmax, softmax-replace-unk    the softmax
+# SHORTCUT (1): the continuous output has --lexical-shortcut, and its source words stay where fastText has them
+# (--freeze encoder.embed_tokens); 0: neither. OPEN_SOURCE (1): its source dictionary has the words of the texts that are
+# translated, too, whose vectors fastText composes; the softmax reads them as <unk>.
 # TABLE_TEXT (both) is what fastText reads: both languages, words interleaved, so that a source word is
 # near its translation, or target. SKIP_UNKNOWN (1): the continuous output is not trained to predict <unk>.
 # LEXICON_OPTIONS are those of preprocess/build_lexicon.py. LENPEN, BEAM, SEED, TABLE_DIM, … are those of the other recipes (examples/multi30k.de-en/run.sh --help).
@@ -20,7 +23,8 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 SOURCE_LANG=de TARGET_LANG=en SUBWORD_METHOD=none
-: "${TRAINED_WORDS:=3000}" "${TABLE_TEXT:=both}" "${SKIP_UNKNOWN:=1}"
+: "${TRAINED_WORDS:=3000}" "${TABLE_TEXT:=both}" "${SKIP_UNKNOWN:=1}" "${SHORTCUT:=1}" "${OPEN_SOURCE:=1}"
+: "${FASTTEXT_EPOCHS:=30}"
 [[ $TRAINED_WORDS =~ ^[1-9][0-9]*$ ]] || die "TRAINED_WORDS must be a number of words, 1 or more, but is $TRAINED_WORDS"
 # shellcheck source=../lib/multi30k.sh
 . "$LIB/multi30k.sh"
@@ -28,10 +32,21 @@ SOURCE_LANG=de TARGET_LANG=en SUBWORD_METHOD=none
 SET=open-vocabulary CONTINUOUS=${RECIPE:-best-frozen}
 CONTINUOUS_OPTIONS=(--decoder-input table)
 [ "$SKIP_UNKNOWN" = 0 ] || CONTINUOUS_OPTIONS+=(--skip-unknown)
+[ "$SHORTCUT" = 0 ] || CONTINUOUS_OPTIONS+=(--lexical-shortcut --lexical-alone 0.2 --freeze encoder.embed_tokens)
 PREPROCESS_OPTIONS=(--nwordstgt $((TRAINED_WORDS + 4))) # and four special symbols
 
 usage() {
   sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
+}
+
+stage_binarise() {
+  local options=("${PREPROCESS_OPTIONS[@]}")
+  if [ "$OPEN_SOURCE" != 0 ] && [ "$OUTPUT" != softmax ]; then
+    "$PYTHON" "$EXAMPLES/open-vocabulary/dictionary.py" --text "$PIECES/train.$SOURCE_LANG" \
+      --more "$PIECES/valid.$SOURCE_LANG" "$PIECES/test.$SOURCE_LANG" --output "$PREP_DIR/source.dict"
+    options+=(--srcdict "$PREP_DIR/source.dict")
+  fi
+  binarise_pairs "$BIN_DIR" --trainpref "$PIECES/train" --validpref "$PIECES/valid" --testpref "$PIECES/test" "${options[@]}"
 }
 
 # The test text as text: --replace-unk wants it, and a larger table knows more of it.
@@ -123,8 +138,9 @@ shift
 : "${PREP_DIR:=$OUT/prep}"
 COMMAND="${GIVEN}RECIPE=$CONTINUOUS examples/open-vocabulary/run.sh OUT_DIR"
 [ $# -eq 0 ] || COMMAND+=$(printf ' %q' "$@")
+BINARISE_INPUTS="OPEN_SOURCE=$OPEN_SOURCE"
 (recipe_run "$CONTINUOUS" "$OUT/continuous" "$@")
-(recipe_run softmax "$OUT/softmax" "$@")
+(PREP_DIR=$PREP_DIR-softmax && recipe_run softmax "$OUT/softmax" "$@") # of which the source words are others
 recipe_defaults
 score_variants >&2
 cat "$OUT/results.jsonl"
