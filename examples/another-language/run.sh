@@ -50,12 +50,7 @@ prepare_new_language() {
   prepare
 }
 
-stage_stage_ding() {
-  "$PYTHON" "$EXAMPLES/another-language/ding.py" --ding "$DING" --text "$PIECES/train.$NEW_LANG" \
-    --pivot "$TRAINED_PIECES/train.$SOURCE_LANG" "$TRAINED_PIECES/train.$TARGET_LANG" --output "$LEXICON"
-}
-
-align() {
+stage_align() {
   # shellcheck disable=SC2206 # a list of options, split on blanks on purpose
   local options=($ALIGN_OPTIONS)
   "$PYTHON" "$ROOT/preprocess/align_tables.py" --table "$TRAINED_TABLE" \
