@@ -18,7 +18,7 @@ from preprocess.assemble import load_dictionary  # noqa: E402
 from preprocess.common import (  # noqa: E402
     Parser,
     atomic_text,
-    check_output,
+    check_outputs,
     describe,
     progress,
     run,
@@ -94,8 +94,7 @@ def rows_of_checkpoint(args, dictionary) -> torch.Tensor:
 
 
 def export(args):
-    read = (args.checkpoint, args.table, args.dictionary)
-    check_output(args.output, inputs=[path for path in read if path is not None])
+    check_outputs({"--output": args.output}, (args.checkpoint, args.table, args.dictionary))
     with without_notes():  # with the plugin, torch loads what fairseq writes
         from fairseq_contout.target_table import emittable_rows, load_table
 

@@ -123,6 +123,23 @@ def log_probs(model, hidden) -> torch.Tensor:
     return torch.log_softmax(logits, dim=-1)
 
 
+def perplexity(model, task, data, backward=False, before=()) -> float:
+    """Return the perplexity of the validation text, sentence by sentence, from the definition.
+
+    ``before`` holds symbols that are read before each sentence, and not predicted.
+    """
+    end, total, count = torch.tensor([task.dictionary.eos()]), 0.0, 0
+    for words in sentences(data):
+        words = words.flip(0) if backward else words
+        target = torch.cat((words, end))
+        with torch.no_grad():
+            read = torch.cat((torch.tensor(before, dtype=torch.long), end, words))
+            hidden = model(read.unsqueeze(0))[0][0, len(before) :]
+        total -= log_probs(model, hidden).gather(1, target.unsqueeze(1)).sum().item()
+        count += len(target)
+    return torch.tensor(total / count).exp().item()
+
+
 def table_symbols(model):
     """Return the symbols that the rows belong to."""
     return model.decoder.dictionary.symbols

@@ -6,7 +6,7 @@ import cli
 import pytest
 import torch
 from fairseq.data import Dictionary
-from language_data import MODELS, load, log_probs, sentences, train
+from language_data import MODELS, load, perplexity, sentences, train
 
 CAUSAL = sorted(name for name in MODELS if not name.startswith("masked"))
 
@@ -22,17 +22,7 @@ def evaluate(english, path, *options):
 @pytest.mark.parametrize("name", CAUSAL)
 def test_perplexity_is_that_of_every_token_by_itself(english, language_model, name):
     model, task = load(language_model(name), english)
-    eos, total, count = task.dictionary.eos(), 0.0, 0
-    for words in sentences(english):
-        if "backward" in name:
-            words = words.flip(0)
-        read = torch.cat((torch.tensor([eos]), words)).unsqueeze(0)
-        target = torch.cat((words, torch.tensor([eos])))
-        with torch.no_grad():
-            hidden = model(read)[0][0]
-        total -= log_probs(model, hidden).gather(1, target.unsqueeze(1)).sum().item()
-        count += len(target)
-    expected = torch.tensor(total / count).exp().item()
+    expected = perplexity(model, task, english, backward="backward" in name)
     options = []
     if "backward" in name:
         options = ["--task", "continuous_language_modeling", "--backward"]
@@ -149,15 +139,7 @@ def test_the_symbol_before_a_block_is_read_and_not_predicted(english, language_m
     assert "inf" not in output.rpartition("valid on")[2].replace("info", "").replace("INFO", "")
     model, task = load(path, english)
     assert model.decoder.continuous_output.table.scale > 0.1
-    eos, bos, total, count = task.dictionary.eos(), task.dictionary.bos(), 0.0, 0
-    for words in sentences(english):
-        read = torch.cat((torch.tensor([bos, eos]), words)).unsqueeze(0)
-        target = torch.cat((words, torch.tensor([eos])))
-        with torch.no_grad():
-            hidden = model(read)[0][0, 1:]
-        total -= log_probs(model, hidden).gather(1, target.unsqueeze(1)).sum().item()
-        count += len(target)
-    expected = torch.tensor(total / count).exp().item()
+    expected = perplexity(model, task, english, before=[task.dictionary.bos()])
     assert evaluate(english, path, "--add-bos-token") == pytest.approx(expected, rel=1e-3)
 
 

@@ -74,4 +74,8 @@ def test_bad_values_are_refused(tmp_path):
     assert "SEARCH must not be given" in message(tmp_path, SEARCH="ivf")
     assert "LENPEN must be one number" in message(tmp_path, LENPEN="1,2")
     assert "PAIRS, TUNE_UPDATES" in message(tmp_path, PAIRS="100 10x")
+    assert "DING must be a file" in message(tmp_path, DING=tmp_path / "none")
+    (tmp_path / "ding").write_text("Hund {m} :: dog\n")
+    both = {"DING": tmp_path / "ding", "LEXICON": tmp_path / "ding"}
+    assert "must not both be given" in message(tmp_path, **both)
     assert "LEXICON must be a file" in message(tmp_path, LEXICON=tmp_path / "none")

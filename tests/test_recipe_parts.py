@@ -337,6 +337,7 @@ def test_searches_are_checked_before_anything_is_made(tmp_path):
 
 def test_words_of_several_lists_take_turns():
     sys.path.insert(0, str(REPOSITORY / "examples" / "large-vocabulary"))
+    sys.path.insert(0, str(REPOSITORY / "examples" / "lib"))
     from dictionary import extend
     from words import interleave
 
@@ -344,6 +345,8 @@ def test_words_of_several_lists_take_turns():
     assert interleave(lists) == ["the", "de", "x", "of", "la"]
     counts = extend(Counter({"la": 2, "of": 5}), ["the", "of", "de"], 3)
     assert list(counts.items()) == [("of", 5), ("la", 2), ("the", 1)]
+    counts = extend(Counter({"la": 2, "of": 5}), ["the", "of", "de"])  # all of them
+    assert list(counts.items()) == [("of", 5), ("la", 2), ("the", 1), ("de", 1)]
     with pytest.raises(ValueError, match="together, 4, but is 5"):
         extend(Counter({"la": 2, "of": 5}), ["the", "of", "de"], 5)
     with pytest.raises(ValueError, match="words of the text, 2, but is 1"):

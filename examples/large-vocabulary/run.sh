@@ -11,7 +11,7 @@
 # syn-margin or power-spherical; softmax is there to compare with, and takes long. Each validation scores
 # every word for each token: --validate-interval N saves time.
 # SEARCH (shortlist) is how words are found at decoding: with shortlist among those that the training text makes
-# likely given the source, with exact among all; hnsw, ivf and ivfpq are faster, and nearly the same.
+# likely given the source, with exact among all; hnsw, ivf and ivfpq are faster, and miss words (RESULTS.md).
 # No number of the model is one of a target word: the decoder reads rows of the table through a
 # projection, and source embeddings have sparse gradients.
 set -euo pipefail
@@ -38,7 +38,7 @@ fi
 [ "${1:-}" = softmax ] || : "${SEARCH:=shortlist}"
 
 stage_binarise() {
-  "$PYTHON" "$EXAMPLES/large-vocabulary/dictionary.py" --text "$PIECES/train.$TARGET_LANG" \
+  "$PYTHON" "$LIB/dictionary.py" --text "$PIECES/train.$TARGET_LANG" \
     --words "$WORDS" --size "$VOCABULARY" --output "$PREP_DIR/words.dict"
   binarise_pairs "$BIN_DIR" --trainpref "$PIECES/train" --validpref "$PIECES/valid" \
     --testpref "$PIECES/test" --tgtdict "$PREP_DIR/words.dict"

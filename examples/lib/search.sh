@@ -13,27 +13,27 @@ check_search() {
     die "GENERATE_OPTIONS must not have --task where SEARCH is given, but is $GENERATE_OPTIONS; leave one out"
 }
 
-# The lexicon of likely target words: LEXICON_FILE, of the training text.
-stage_lexicon() {
+# learn_lexicon DICTIONARY OUTPUT: a lexicon of likely target words, of the training text.
+learn_lexicon() {
   # shellcheck disable=SC2206 # a list of options, split on blanks on purpose
   local options=($LEXICON_OPTIONS)
   "$PYTHON" "$ROOT/preprocess/build_lexicon.py" --input "$PIECES/train.$SOURCE_LANG" "$PIECES/train.$TARGET_LANG" \
-    --dictionary "$BIN_DIR/dict.$SOURCE_LANG.txt" "$BIN_DIR/dict.$TARGET_LANG.txt" \
-    --held-out "$PIECES/valid.$SOURCE_LANG" "$PIECES/valid.$TARGET_LANG" --output "$LEXICON_FILE" ${options[@]+"${options[@]}"}
+    --dictionary "$BIN_DIR/dict.$SOURCE_LANG.txt" "$1" \
+    --held-out "$PIECES/valid.$SOURCE_LANG" "$PIECES/valid.$TARGET_LANG" --output "$2" ${options[@]+"${options[@]}"}
 }
 
 # Set DECODE_OPTIONS as SEARCH says, and make what it needs.
 search_options() {
   [ -n "$SEARCH" ] || return 0
+  local lexicon=$PREP_DIR/lexicon.safetensors
   DECODE_OPTIONS=(--task continuous_translation --knn "$KNN" --knn-search "$SEARCH")
   case $SEARCH in
     hnsw | ivf | ivfpq) DECODE_OPTIONS+=(--knn-cache "$OUT_DIR") ;;
     shortlist)
-      LEXICON_FILE=$PREP_DIR/lexicon.safetensors
       lock_folder "$PREP_DIR" wait
-      stage "$PREP_DIR" lexicon "$LEXICON_OPTIONS" stage_lexicon
+      stage "$PREP_DIR" lexicon "$LEXICON_OPTIONS" learn_lexicon "$BIN_DIR/dict.$TARGET_LANG.txt" "$lexicon"
       unlock_folder "$PREP_DIR"
-      DECODE_OPTIONS+=(--shortlist "$LEXICON_FILE")
+      DECODE_OPTIONS+=(--shortlist "$lexicon")
       ;;
   esac
 }

@@ -17,7 +17,8 @@
 # translated, too, whose vectors fastText composes; the softmax reads them as <unk>.
 # TABLE_TEXT (both) is what fastText reads: both languages, words interleaved, so that a source word is
 # near its translation, or target. SKIP_UNKNOWN (1): the continuous output is not trained to predict <unk>.
-# LEXICON_OPTIONS are those of preprocess/build_lexicon.py. LENPEN, BEAM, SEED, TABLE_DIM, … are those of the other recipes (examples/multi30k.de-en/run.sh --help).
+# LEXICON_OPTIONS are those of preprocess/build_lexicon.py; LENPEN, BEAM, SEED, TABLE_DIM, … those of the other
+# recipes (examples/multi30k.de-en/run.sh --help).
 set -euo pipefail
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
@@ -42,8 +43,9 @@ usage() {
 stage_binarise() {
   local options=("${PREPROCESS_OPTIONS[@]}")
   if [ "$OPEN_SOURCE" != 0 ] && [ "$OUTPUT" != softmax ]; then
-    "$PYTHON" "$EXAMPLES/open-vocabulary/dictionary.py" --text "$PIECES/train.$SOURCE_LANG" \
-      --more "$PIECES/valid.$SOURCE_LANG" "$PIECES/test.$SOURCE_LANG" --output "$PREP_DIR/source.dict"
+    cat "$PIECES/valid.$SOURCE_LANG" "$PIECES/test.$SOURCE_LANG" | tr ' ' '\n' | LC_ALL=C sort -u >"$PREP_DIR/source.words"
+    "$PYTHON" "$LIB/dictionary.py" --text "$PIECES/train.$SOURCE_LANG" --words "$PREP_DIR/source.words" \
+      --output "$PREP_DIR/source.dict"
     options+=(--srcdict "$PREP_DIR/source.dict")
   fi
   binarise_pairs "$BIN_DIR" --trainpref "$PIECES/train" --validpref "$PIECES/valid" --testpref "$PIECES/test" "${options[@]}"
@@ -64,15 +66,6 @@ stage_extend() {
     --words "$PREP_DIR/words" --known skip --output "$EXTENDED"
 }
 
-# The lexicon of likely target words, new ones among them.
-stage_new_lexicon() {
-  # shellcheck disable=SC2206 # a list of options, split on blanks on purpose
-  local options=($LEXICON_OPTIONS)
-  "$PYTHON" "$ROOT/preprocess/build_lexicon.py" --input "$PIECES/train.$SOURCE_LANG" "$PIECES/train.$TARGET_LANG" \
-    --dictionary "$BIN_DIR/dict.$SOURCE_LANG.txt" "${EXTENDED%.safetensors}.dict.txt" \
-    --output "$NEW_LEXICON" ${options[@]+"${options[@]}"}
-}
-
 # translate NAME OPTIONS…: OUT_DIR/decode/NAME.beamN.log
 translate() {
   local name=$1
@@ -91,7 +84,7 @@ evaluate() { # in place of that of the other recipes
     EXTENDED=${TABLE%.safetensors}-extended.safetensors
     stage "$PREP_DIR" "$(basename "$EXTENDED")" "$(checksum "$TABLE")" stage_extend
     NEW_LEXICON=${EXTENDED%.safetensors}-lexicon.safetensors
-    stage "$PREP_DIR" "$(basename "$NEW_LEXICON")" "$(checksum "$EXTENDED") $LEXICON_OPTIONS" stage_new_lexicon
+    stage "$PREP_DIR" "$(basename "$NEW_LEXICON")" "$(checksum "$EXTENDED") $LEXICON_OPTIONS" learn_lexicon "${EXTENDED%.safetensors}.dict.txt" "$NEW_LEXICON"
   fi
   unlock_folder "$PREP_DIR"
   local name=softmax

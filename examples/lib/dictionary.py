@@ -10,13 +10,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout needs
 from preprocess.common import atomic_text  # noqa: E402
 
 
-def extend(counts: Counter, words, size: int) -> dict:
+def extend(counts: Counter, words, size=None) -> dict:
     """Return words with counts: all of the text, then new ones of the list (count 1) up to a size.
+
+    Without a size all words of the list are taken. They do not get 0: fairseq takes words of that
+    count for padding.
 
     Raises:
         ValueError: there are fewer words than asked for, or more in the text alone.
     """
-    found = dict(counts.most_common())
+    found, words = dict(counts.most_common()), list(words)
+    if size is None:
+        size = len({*found, *words})
     if len(found) > size:
         raise ValueError(
             f"the size (VOCABULARY) must be at least the words of the text, {len(found)}, but is "
@@ -38,7 +43,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", type=Path, required=True, help="tokens with blanks between them")
     parser.add_argument("--words", type=Path, required=True, help="a word a line")
-    parser.add_argument("--size", type=int, required=True, help="words, special symbols left out")
+    parser.add_argument("--size", type=int, help="words, special symbols left out; default: all")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args(argv)
     counts = Counter(args.text.read_text(encoding="utf-8").split())
