@@ -73,7 +73,7 @@ class Shape(NamedTuple):
 
 
 def make_shape(options, dim: int, rows: int) -> Shape:
-    """Return the index that options ask for, over so many rows.
+    """Return the index that options ask for, over so many rows of a table.
 
     Raises:
         ValueError: a parameter does not fit the table.
@@ -86,7 +86,7 @@ def make_shape(options, dim: int, rows: int) -> Shape:
     )
     if lists > rows:
         raise ValueError(
-            f"--ivf-lists must be at most the words of the table ({rows}), but is {lists}; lower it"
+            f"--ivf-lists must be at most the words of the index ({rows}), but is {lists}; lower it"
         )
     if options.get("ivf_probes") > lists and options.ivf_probes is not None:
         raise ValueError(
@@ -98,7 +98,7 @@ def make_shape(options, dim: int, rows: int) -> Shape:
     if rows < _PQ_VALUES:
         raise ValueError(
             f"--knn-search ivfpq learns {_PQ_VALUES} values of a byte from as many words or more, "
-            f"but the table has {rows}; take --knn-search exact"
+            f"but the index has {rows}; take --knn-search exact"
         )
     size = options.pq_bytes
     if size is None:

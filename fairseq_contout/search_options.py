@@ -15,10 +15,14 @@ ROW_TYPES = ("float32", "bfloat16", "int8")
 #: Searches that look into a FAISS index.
 APPROXIMATE = ("hnsw", "ivf", "ivfpq")
 
+#: Words that are looked at beside an index, a tenth of all at most.
+MOST_FREQUENT = 10_000
+
 #: Option → the searches that it belongs to.
 _OWNERS = {
     "knn_rows": ("exact",),
     "knn_cache": APPROXIMATE,
+    "knn_frequent": APPROXIMATE,
     "normalizer_sample": APPROXIMATE,
     "hnsw_links": ("hnsw",),
     "hnsw_ef_construction": ("hnsw",),
@@ -31,6 +35,7 @@ _OWNERS = {
 }
 #: Option → the least that it may be.
 _LEAST = {
+    "knn_frequent": 0,
     "normalizer_sample": 1,
     "hnsw_links": 2,
     "hnsw_ef_construction": 1,
@@ -65,6 +70,7 @@ class SearchOptions:
     knn_search: str = "exact"
     knn_rows: Optional[str] = None
     knn_cache: Optional[str] = None
+    knn_frequent: Optional[int] = None
     normalizer_sample: Optional[int] = None
     hnsw_links: Optional[int] = None
     hnsw_ef_construction: Optional[int] = None
@@ -119,6 +125,21 @@ class SearchOptions:
         """Return an option's value, or its default."""
         value = getattr(self, name)
         return _DEFAULTS[name] if value is None else value
+
+    def frequent_of(self, words: int) -> int:
+        """Return how many of the words that may be emitted are looked at beside an index.
+
+        Raises:
+            ValueError: none would be left for the index.
+        """
+        if self.knn_frequent is None:
+            return min(MOST_FREQUENT, words // 10)
+        if self.knn_frequent >= words:
+            raise ValueError(
+                f"--knn-frequent must be less than the words of the table ({words}), but is "
+                f"{self.knn_frequent}; lower it, or take --knn-search exact, which looks at all"
+            )
+        return self.knn_frequent
 
 
 def make_searcher(options: SearchOptions, table) -> Searcher:

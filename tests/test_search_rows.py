@@ -315,7 +315,17 @@ def test_a_sample_that_could_be_found_whole_is_refused(name, rows):
         ({"knn_search": "ivfpq", "pq_bytes": 0}, "--pq-bytes must be 1 or more, but is 0"),
         (
             {"knn_search": "ivf", "ivf_lists": 301},
+            r"--ivf-lists must be at most .*\(270\), but is 301",
+        ),
+        (
+            {"knn_search": "ivf", "ivf_lists": 301, "knn_frequent": 0},
             r"--ivf-lists must be at most .*\(300\), but is 301",
+        ),
+        ({"knn_frequent": 5}, "--knn-frequent 5 belongs to --knn-search hnsw or ivf or ivfpq, but"),
+        ({"knn_search": "ivf", "knn_frequent": -1}, "--knn-frequent must be 0 or more, but is -1"),
+        (
+            {"knn_search": "hnsw", "knn_frequent": 300},
+            r"--knn-frequent must be less than .*\(300\), but is 300; .* --knn-search exact",
         ),
         (
             {"knn_search": "ivf", "ivf_lists": 5, "ivf_probes": 6},
@@ -333,10 +343,10 @@ def test_options_that_do_not_fit_are_refused(options, message):
 def test_a_small_table_has_no_codes():
     from factory import make_table
 
-    message = "--knn-search ivfpq learns 256 values .* the table has 255; take --knn-search exact"
+    message = "--knn-search ivfpq learns 256 values .* the index has 255; take --knn-search exact"
     with pytest.raises(ValueError, match=message):
-        make_searcher(SearchOptions("ivfpq"), make_table(words=255)[0])
-    make_searcher(SearchOptions("ivfpq"), make_table(words=256)[0])
+        make_searcher(SearchOptions("ivfpq"), make_table(words=283)[0])  # 28 are frequent
+    make_searcher(SearchOptions("ivfpq"), make_table(words=284)[0])
     make_searcher(SearchOptions("ivf"), make_table(words=2)[0])  # probes 32 of 2 lists: all
 
 

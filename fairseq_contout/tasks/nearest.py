@@ -10,7 +10,7 @@ from fairseq_contout.generator import (
     KNNSequenceGeneratorWithAlignment,
     refuse_unsupported,
 )
-from fairseq_contout.search_options import ROW_TYPES, SEARCHES, SearchOptions
+from fairseq_contout.search_options import MOST_FREQUENT, ROW_TYPES, SEARCHES, SearchOptions
 
 
 def knn_field(task: str):
@@ -46,6 +46,10 @@ class SearchConfig(FairseqDataclass):
     )
     knn_cache: Optional[str] = _option(
         "hnsw, ivf, ivfpq: folder where an index is kept; without one it is built in each process"
+    )
+    knn_frequent: Optional[int] = _option(
+        "hnsw, ivf, ivfpq: the most frequent words, as many as this, are all looked at; the "
+        f"index holds the others; default {MOST_FREQUENT}, or a tenth of the words if less"
     )
     normalizer_sample: Optional[int] = _option(
         "hnsw, ivf, ivfpq: rows drawn once, from which the part of the normaliser that the rows "
