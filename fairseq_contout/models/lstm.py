@@ -1,15 +1,34 @@
 """``continuous_lstm``: fairseq's attentional LSTM with a continuous output."""
 
+from contextlib import nullcontext
+
+import torch
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
 from fairseq.models.lstm import LSTMDecoder, LSTMModel
 
 from fairseq_contout.models.build import attach_output, forget_vectors
 from fairseq_contout.models.continuous_output import ContinuousDecoder
 from fairseq_contout.models.options import add_continuous_args, check_options
+from fairseq_contout.models.recurrent import gather_in, gathering
 
 
 class ContinuousLSTMDecoder(ContinuousDecoder, LSTMDecoder):
-    """fairseq's LSTM decoder without a softmax."""
+    """fairseq's LSTM decoder without a softmax; on a CPU a weight gets one gradient for all steps.
+
+    GPUs have a fused cell, and keep it.
+    """
+
+    def attach(self, output):
+        """Put the output on top of the decoder, and gather what its steps have in common."""
+        super().attach(output)
+        gather_in(self)
+
+    def extract_features(self, prev_output_tokens, encoder_out=None, incremental_state=None):
+        """Return features ``(B, T, f)`` and attention, as the parent does."""
+        gather = torch.is_grad_enabled() and prev_output_tokens.device.type == "cpu"
+        sources = None if encoder_out is None else encoder_out[0]
+        with gathering(self, sources) if gather else nullcontext():
+            return super().extract_features(prev_output_tokens, encoder_out, incremental_state)
 
 
 @register_model("continuous_lstm")

@@ -1,0 +1,188 @@
+"""Steps of a recurrence whose weights get one gradient: the same sum as step by step."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from factory import make_batch, make_dictionary, make_model
+from fairseq.models.lstm import AttentionLayer
+from fairseq.modules import FairseqDropout
+from torch import nn
+
+from fairseq_contout.models import recurrent
+from fairseq_contout.models.recurrent import (
+    GatheredWeight,
+    GatheringAttention,
+    GatheringLSTMCell,
+)
+
+SIZES = {
+    "plain": {},
+    "bidirectional": {"encoder_bidirectional": True, "encoder_layers": 2, "decoder_layers": 2},
+    "residuals": {"decoder_layers": 3, "encoder_layers": 3, "residuals": True},
+    "without attention": {"decoder_attention": "False"},
+    "projected": {"encoder_hidden_size": 10, "decoder_out_embed_dim": 6},
+}
+
+
+def rand(*shape):
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_products_and_gradients_of_a_weight(batch):
+    weight, inputs = rand(*batch, 4, 5), [rand(*batch, 2, 5) for _ in range(3)]
+
+    def steps(weight, *inputs):
+        weight, total = GatheredWeight(weight), 0
+        for number, one in enumerate(inputs):
+            # a step reads the one before it, as in a recurrence
+            total = (weight(one * (1 + torch.as_tensor(total).sum() / 10)).tanh()) * (number + 1)
+        return total
+
+    def plain(weight, *inputs):
+        total = 0
+        for number, one in enumerate(inputs):
+            one = one * (1 + torch.as_tensor(total).sum() / 10)
+            total = (one @ weight.transpose(-1, -2)).tanh() * (number + 1)
+        return total
+
+    torch.testing.assert_close(steps(weight, *inputs), plain(weight, *inputs))
+    assert torch.autograd.gradcheck(steps, (weight, *inputs))
+    ours, theirs = (
+        torch.autograd.grad(f(weight, *inputs).sum(), (weight, *inputs)) for f in (steps, plain)
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_weight_or_inputs_without_gradient():
+    weight, inputs = rand(4, 5), rand(2, 5)
+    GatheredWeight(weight.detach())(inputs).sum().backward()
+    torch.testing.assert_close(inputs.grad, weight.detach().sum(dim=0).expand(2, 5))
+    assert weight.grad is None
+    GatheredWeight(weight)(inputs.detach()).sum().backward()
+    torch.testing.assert_close(weight.grad, inputs.detach().sum(dim=0).expand(4, 5))
+    GatheredWeight(weight)  # which no step reads
+    with torch.no_grad():
+        assert not GatheredWeight(weight)(inputs).requires_grad
+
+
+def test_an_unused_step_has_no_gradient():
+    weight, inputs = rand(4, 5), rand(2, 5)
+    gathered = GatheredWeight(weight)
+    used, _ = gathered(inputs), gathered(inputs * 2)
+    used.sum().backward()
+    torch.testing.assert_close(weight.grad, inputs.detach().sum(dim=0).expand(4, 5))
+
+
+def run(module, gather, steps):
+    """Return outputs and gradients of a module's steps, gathered or as fairseq has them."""
+    module.zero_grad()
+    with module.gather(*gather) if gather is not None else nullcontext():
+        outputs = steps()
+    leaves = [*module.parameters()]
+    sum((x**2).sum() for x in outputs).backward()
+    return [x.detach() for x in outputs] + [p.grad.clone() for p in leaves]
+
+
+def test_a_cell_is_that_of_torch():
+    cell = GatheringLSTMCell(5, 4).double()
+    inputs = rand(6, 3, 5)
+
+    def steps():
+        hidden = state = torch.zeros(3, 4, dtype=torch.float64)
+        found = []
+        for one in inputs:
+            hidden, state = cell(one, (hidden, state))
+            found += [hidden, state]
+        return found
+
+    plain = run(cell, None, steps)
+    first = inputs.grad.clone()
+    inputs.grad = None
+    torch.testing.assert_close(run(cell, (), steps), plain)
+    torch.testing.assert_close(inputs.grad, first)
+    assert isinstance(cell, nn.LSTMCell) and cell._weight is None
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_is_that_of_fairseq(padded):
+    theirs = AttentionLayer(6, 6, 6).double()
+    theirs.__class__ = GatheringAttention
+    sources, states = rand(5, 3, 6), rand(4, 3, 6)
+    mask = torch.zeros(5, 3, dtype=torch.bool)
+    mask[3:, 1] = padded
+
+    def steps():
+        found = []
+        for state in states:
+            found += theirs(state, sources, mask if padded else None)
+        return found
+
+    plain = run(theirs, None, steps)
+    first = sources.grad.clone(), states.grad.clone()
+    sources.grad = states.grad = None
+    torch.testing.assert_close(run(theirs, (sources,), steps), plain)
+    torch.testing.assert_close((sources.grad, states.grad), first)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Count the gradients of weights that are computed."""
+    calls, backward = [], recurrent._Gather.backward
+
+    def count(ctx, gradient):
+        calls.append(len(ctx.steps))
+        return backward(ctx, gradient)
+
+    monkeypatch.setattr(recurrent._Gather, "backward", staticmethod(count))
+    return calls
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_model_is_as_without(size, tmp_path, counted, monkeypatch):
+    options = {
+        "encoder_embed_dim": 8,
+        "decoder_embed_dim": 8,
+        "encoder_hidden_size": 12,
+        "decoder_hidden_size": 12,
+        "decoder_out_embed_dim": 12,
+        "encoder_bidirectional": False,
+        **SIZES[size],
+    }
+    dictionary = make_dictionary()
+    model = make_model(tmp_path, dictionary, arch="continuous_lstm", **options)
+    model.double().train()
+    for module in model.modules():
+        if isinstance(module, FairseqDropout):
+            module.p = 0.3
+    sample = make_batch(dictionary)
+
+    def gradients():
+        model.zero_grad()
+        torch.manual_seed(3)  # of the dropout
+        hidden = model(**sample["net_input"])[0]
+        hidden[sample["target"] != dictionary.pad()].pow(2).sum().backward()
+        found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        return hidden.detach(), found
+
+    hidden, ours = gradients()
+    layers = options.get("decoder_layers", 1)
+    steps = sample["net_input"]["prev_output_tokens"].size(1)
+    attention = 0 if size == "without attention" else 4
+    assert counted == [steps] * (layers + attention)
+    monkeypatch.setattr("fairseq_contout.models.lstm.gathering", lambda *_: nullcontext())
+    expected, theirs = gradients()
+    assert len(counted) == layers + attention and len(ours) > 8
+    torch.testing.assert_close(hidden, expected)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_nothing_is_gathered_where_there_is_no_gradient(tmp_path, monkeypatch):
+    dictionary = make_dictionary()
+    model = make_model(tmp_path, dictionary, arch="continuous_lstm", decoder_out_embed_dim=512)
+    monkeypatch.setattr(recurrent, "GatheredWeight", lambda _: pytest.fail("gathered"))
+    with torch.no_grad():
+        model.eval()(**make_batch(dictionary)["net_input"])
+    with pytest.raises(pytest.fail.Exception):
+        model(**make_batch(dictionary)["net_input"])
