@@ -28,8 +28,8 @@ from fairseq_contout.vmf_series import log_series, short_polynomials
 #: or less; a higher order only costs time.
 MIN_ORDER = 20
 #: Elements a thread takes at a time: enough to make the start of an operation cheap, few enough for
-#: half a dozen rows of them, 1.5 MB, to stay in the cache of one core.
-BLOCK = 32768
+#: half a dozen rows of them, 2 MB, to stay in the cache of one core.
+BLOCK = 40960
 
 
 def log_normalizer(kappa: Tensor, dim: int) -> Tensor:

@@ -1,8 +1,9 @@
 """Coefficients of the von Mises-Fisher normaliser's expansion, as Python floats.
 
 Ten terms of Olver's expansion of I_v make a polynomial of degree 30 in p = v / sqrt(κ² + v²). The
-higher the order v, the less its tail says: :func:`short_polynomials` ends where float64 would round
-the rest away, in place of a number of terms chosen for each order. See docs/vmf.md.
+higher the order v, the less its tail says: :func:`short_polynomials` ends where the rest is small
+as rounding errors of a value, in place of a number of terms chosen for each order. See
+docs/vmf.md.
 """
 
 import math
@@ -16,8 +17,9 @@ from numpy.polynomial import Polynomial, chebyshev
 TERMS = 10
 #: of the Chebyshev series of the logarithm, whose terms fall by 5.8 each: 1e-24 is left.
 LOG_TERMS = 32
-#: Half of a unit in the last place of numbers just above 1.
-ROUNDING = 2.0**-53
+#: Twice what may be cut off, relative to numbers near 1: two units in the last place, no more than
+#: what the passes that follow round away.
+ROUNDING = 2.0**-50
 
 
 def _log_expansion(terms: int) -> list[list[float]]:
@@ -57,9 +59,9 @@ def log_series(order: float) -> list[float]:
 def short_polynomials(order: float) -> tuple[list[float], list[float]]:
     """Return the two polynomials in p on [0, 1] that a value and its slope take.
 
-    The first is log((1+p)/2)/2 + L(p) - L(1), up to half a rounding of v log(...), the number that
-    it is added to. The second is Q(p) = p (1/2 + p L'(p)) / v, up to half a rounding of the numbers
-    in [1/2, 1] that it is taken from. Either is a list of coefficients, the constant first.
+    The first is log((1+p)/2)/2 + L(p) - L(1), up to ROUNDING v / 2: it is added to v log(...). The
+    second is Q(p) = p (1/2 + p L'(p)) / v, up to ROUNDING / 2: it is taken from numbers in
+    [1/2, 1]. Either is a list of coefficients, the constant first.
     """
     series = log_series(order)
     value = _chebyshev(series)

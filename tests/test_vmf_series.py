@@ -32,8 +32,7 @@ def truncation(order):
 @pytest.mark.parametrize("order", [31, 49, 149, 149.5, 255, 511, 2047, 1e6])
 def test_what_is_cut_off_is_below_rounding(order):
     value, slope = truncation(order)
-    assert value <= ROUNDING
-    assert slope <= ROUNDING
+    assert value <= ROUNDING and slope <= ROUNDING and ROUNDING < 1e-15
 
 
 @pytest.mark.parametrize("order", [20, 20.5, 24])
@@ -49,5 +48,5 @@ def test_higher_orders_take_shorter_polynomials():
     orders = (20, 24, 49, 149, 511, 2047)
     lengths = [tuple(map(len, short_polynomials(order))) for order in orders]
     assert lengths == sorted(lengths, reverse=True)
-    assert lengths[3] == (17, 13) and lengths[4] == (17, 11)
+    assert lengths[3] == (16, 12) and lengths[4] == (16, 10)
     assert max(lengths[0]) < 3 * TERMS + 1
