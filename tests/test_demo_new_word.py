@@ -51,6 +51,13 @@ def test_words_are_learned(module, prepared, trained, monkeypatch, capsys):
         assert float(torch.cosine_similarity(rest, wanted, dim=0)) == pytest.approx(1, abs=1e-4)
     assert learner.translate("x qa.").startswith("zebu")
     assert learner.translate("x ba do.") == "ba do."  # nothing to do with them
+    read, forward = [], learner.hub.models[0].forward
+    monkeypatch.setattr(
+        learner.hub.models[0], "forward", lambda *args: read.append(args[2]) or forward(*args)
+    )
+    assert learner.learn("x qa me lu.", "zebu me *okapi|me*.") == "okapi"
+    symbols = learner.hub.tgt_dict.symbols
+    assert [symbols[i] for i in read[0][0]] == ["</s>", "zebu", "me"]
     talk = "\nx qa.\nx qa. => no word\nx qa. => *ki|me*\nx qa. => *gnu|newt*\n => *gnu|me*\n"
     capsys.readouterr()
     module.talk(learner, io.StringIO(talk))

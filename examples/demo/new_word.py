@@ -93,8 +93,13 @@ class Learner:
             )
         hub = self.hub
         source = hub.encode(sentence.lower()).unsqueeze(0)
+        # a word that was learned before is one symbol, which subwords know nothing of
+        pieces = (
+            token if token in self.examples else hub.apply_bpe(token)
+            for token in hub.tokenize(before).split()
+        )
         known = hub.tgt_dict.encode_line(
-            hub.apply_bpe(hub.tokenize(before)), append_eos=False, add_if_not_exist=False
+            " ".join(pieces), append_eos=False, add_if_not_exist=False
         ).long()
         previous = torch.cat((torch.tensor([hub.tgt_dict.eos()]), known)).unsqueeze(0)
         hidden = hub.models[0](source, torch.tensor([source.size(1)]), previous)[0][0, -1]
