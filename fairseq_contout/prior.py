@@ -6,6 +6,9 @@
 (``prior_calibration.py``). A loss that pulls predictions towards rows, without negatives, learns
 where a word is, but not how often it is one; and rows that never were a target lie beside those
 that often were. The losses of training do not read it.
+
+A loss with negatives learns how frequent the words are that it has seen, but words that it never
+saw were hardly ever among the negatives: ``--unigram-prior seen`` tells only these apart.
 """
 
 import logging
@@ -19,8 +22,11 @@ from fairseq_contout.scores import Query, make_query
 
 logger = logging.getLogger(__name__)
 
+#: What ``--unigram-prior`` may be: shares by counts, or equal ones for all words that were seen.
+KINDS = ("counts", "seen")
 
-def unigram_shares(counts: Tensor, emittable: Tensor) -> Tensor:
+
+def unigram_shares(counts: Tensor, emittable: Tensor, kind: str = "counts") -> Tensor:
     """Return the share π of each word, 0 for those that are never emitted; their sum is 1.
 
     With counts c, m the smallest that is not 0, n = Σ_w c_w / m, V_0 the number of words that were
@@ -33,9 +39,14 @@ def unigram_shares(counts: Tensor, emittable: Tensor) -> Tensor:
     mass of unseen words; the 1 leaves seen words something where each was seen once, and with the
     second bound no unseen word is likelier than one seen once. Without counts all are equal.
 
+    With the kind ``seen`` all V_1 words that were seen share alike what c_w shares above:
+
+        π_w = (1 - P_0) / V_1,   P_0 = min(N_1 / (n + 1), V_0 / (V_1 + V_0)).
+
     Args:
         counts: tokens, ``(V,)``.
         emittable: words that may be emitted, bool ``(V,)``; counts of others are left out.
+        kind: one of :data:`KINDS`.
 
     Returns:
         float64 ``(V,)``.
@@ -51,9 +62,11 @@ def unigram_shares(counts: Tensor, emittable: Tensor) -> Tensor:
         return unseen.double() / missing
     once = counts[seen].min()
     tokens = counts.sum() / once
-    mass = torch.minimum(
-        (seen & (counts < 2 * once)).sum() / (tokens + 1), missing / (tokens + missing)
-    )
+    good = (seen & (counts < 2 * once)).sum() / (tokens + 1)
+    if kind == "seen":
+        counts = seen.double()
+        tokens = counts.sum()
+    mass = torch.minimum(good, missing / (tokens + missing))
     return torch.where(seen, (1 - mass) * counts / counts.sum(), unseen * mass / max(missing, 1))
 
 
@@ -86,10 +99,12 @@ class UnigramPrior(nn.Module):
 
     Args:
         emittable: words that may be emitted, bool ``(V,)``.
+        kind: of the shares, one of :data:`KINDS`.
     """
 
-    def __init__(self, emittable: Tensor):
+    def __init__(self, emittable: Tensor, kind: str = "counts"):
         super().__init__()
+        self.kind = kind
         # Integers: a model of half precision leaves them as they are. In a checkpoint they are
         # float64, as averages of checkpoints and --store-ema compute with every tensor.
         counts = torch.zeros_like(emittable, dtype=torch.long)
@@ -99,9 +114,21 @@ class UnigramPrior(nn.Module):
         self._loaded = False
 
     def get_extra_state(self) -> Tensor:
-        return self.counts.to("cpu", torch.float64)
+        counts = self.counts.to("cpu", torch.float64)
+        # the sums of the calibration are of one kind: one number more tells which
+        return torch.cat((counts, counts.new_ones(KINDS.index(self.kind))))
 
     def set_extra_state(self, state: Tensor):
+        own = len(self.counts)
+        kinds = {(own + number,): kind for number, kind in enumerate(KINDS)}
+        kind = kinds.get(tuple(state.shape), self.kind)
+        if kind != self.kind:
+            raise ValueError(
+                f"--unigram-prior must be {kind}, with which the checkpoint was calibrated, but is "
+                f"{self.kind}; give it so, or train a model with {self.kind}"
+            )
+        if kinds.get(tuple(state.shape)) is not None:
+            state = state[:own]
         if state.shape != self.counts.shape:
             raise ValueError(
                 f"the counts for --unigram-prior in a checkpoint must be of the {len(self.counts)} "
@@ -135,7 +162,7 @@ class UnigramPrior(nn.Module):
         See :func:`unigram_shares`.
         """
         if self._log_shares is None or self._log_shares[0] != self.state():
-            shares = unigram_shares(self.counts, self.emittable)
+            shares = unigram_shares(self.counts, self.emittable, self.kind)
             logs = shares.where(self.emittable, shares.new_ones(())).log().float()
             self._log_shares = self.state(), logs
         return self._log_shares[1]
@@ -148,9 +175,9 @@ class WithPrior:
         prior: the :class:`UnigramPrior`, or None.
     """
 
-    def add_prior(self):
+    def add_prior(self, kind: str = "counts"):
         """Count target tokens from now on, and fit β with τ: ``--unigram-prior``."""
-        self.prior, self.calibration = UnigramPrior(self.emittable), PriorCalibration()
+        self.prior, self.calibration = UnigramPrior(self.emittable, kind), PriorCalibration()
 
     @property
     def prior_weight(self) -> float:

@@ -11,7 +11,7 @@ from searching import PRIOR_WEIGHT, give_prior, large_table
 from fairseq_contout.calibration import BINS, GRID, calibration_error, grid_bins, grid_nll
 from fairseq_contout.kept_table import KeptTable
 from fairseq_contout.learned_table import LearnedTable
-from fairseq_contout.prior import half_circle, unigram_shares
+from fairseq_contout.prior import KINDS, UnigramPrior, half_circle, unigram_shares
 from fairseq_contout.prior_calibration import (
     WEIGHTS,
     PriorCalibration,
@@ -24,7 +24,7 @@ from fairseq_contout.prior_calibration import (
 # ---- shares of words -----------------------------------------------------------------------------
 
 
-def shares_by_hand(counts, emittable):
+def shares_by_hand(counts, emittable, kind="counts"):
     """The formula of the docstring, word by word."""
     counts = {w: c for w, (c, able) in enumerate(zip(counts, emittable)) if able}
     seen = [c for c in counts.values() if c]
@@ -34,6 +34,9 @@ def shares_by_hand(counts, emittable):
     least = min(seen)
     n = sum(seen) / least
     mass = sum(least <= c < 2 * least for c in seen) / (n + 1)
+    if kind == "seen":
+        n, seen = len(seen), [1] * len(seen)
+        counts = {w: min(c, 1) for w, c in counts.items()}
     mass = min(mass, unseen / (n + unseen))
     share = {w: (1 - mass) * c / sum(seen) if c else mass / unseen for w, c in counts.items()}
     return [share.get(w, 0.0) for w in range(len(emittable))]
@@ -49,13 +52,14 @@ COUNTS = {
 }
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", COUNTS)
-def test_shares_are_those_of_the_formula(name):
+def test_shares_are_those_of_the_formula(name, kind):
     counts = torch.tensor(COUNTS[name])
     emittable = torch.ones(16, dtype=torch.bool)
     emittable[[0, 1, 15]] = False
-    shares = unigram_shares(counts, emittable)
-    expected = shares_by_hand(COUNTS[name], emittable.tolist())
+    shares = unigram_shares(counts, emittable, kind)
+    expected = shares_by_hand(COUNTS[name], emittable.tolist(), kind)
     torch.testing.assert_close(shares, torch.tensor(expected, dtype=torch.float64))
     assert shares.sum().item() == pytest.approx(1) and (shares > 0).equal(emittable)
     # more tokens, more probable: an unseen word is never likelier than a seen one
@@ -278,6 +282,23 @@ def test_half_precision_and_averages_keep_the_counts(dtype):
     table.prior.counts.zero_()
     table.load_state_dict(mean, strict=True)
     assert table.prior.counts.equal(counts) and table.prior_weight == pytest.approx(weight)
+
+
+def test_kinds_of_shares_are_told_apart():
+    counts, emittable = torch.tensor([0, 0, 4, 1, 9, 0]), torch.ones(6, dtype=torch.bool)
+    priors = {kind: UnigramPrior(emittable, kind) for kind in KINDS}
+    for kind, prior in priors.items():
+        prior.counts.copy_(counts)
+        logs = unigram_shares(counts, emittable, kind).log().float()
+        torch.testing.assert_close(prior.log_shares(), logs)
+        again = UnigramPrior(emittable, kind)
+        again.set_extra_state(prior.get_extra_state())
+        assert again.counts.equal(counts)
+    assert priors["seen"].log_shares()[[2, 3, 4]].unique().numel() == 1
+    for kind, other in (KINDS, KINDS[::-1]):
+        message = f"--unigram-prior must be {other}, .* but is {kind}; give it so, or train"
+        with pytest.raises(ValueError, match=message):
+            priors[kind].set_extra_state(priors[other].get_extra_state())
 
 
 def test_counts_of_another_dictionary_are_refused():

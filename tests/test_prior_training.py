@@ -92,6 +92,22 @@ def test_decoding_has_the_probabilities_of_validation(corpus, runs):
     assert table.prior_weight != Decoder(corpus.data, prior).table.prior_weight
 
 
+def test_one_share_for_all_words_that_were_seen(corpus, runs, train, tmp_path):
+    options = [*OPTIONS, "--unigram-prior", "seen"]
+    output = train(tmp_path / "seen", *options, updates=UPDATES)
+    checkpoint, (prior, after) = tmp_path / "seen" / "checkpoint_last.pt", runs["prior"]
+    assert logged(output, "loss") == logged(after, "loss")
+    table = Decoder(corpus.data, checkpoint).table
+    assert table.prior.kind == "seen" and table.prior.counts.equal(
+        Decoder(corpus.data, prior).table.prior.counts
+    )
+    words = table.log_prior()[table.emittable & table.prior.counts.bool()]
+    assert words.unique().numel() == 1
+    assert -0.05 < score(corpus, checkpoint) - logged(output, "nll_loss") < 0.002
+    with pytest.raises(ValueError, match="--unigram-prior must be counts"):
+        Decoder(corpus.data, prior, unigram_prior="seen")
+
+
 def test_all_ways_of_decoding_agree(corpus, runs):
     decoder = Decoder(corpus.data, runs["prior"][0])
     dense = decoder.generate(beam=5)

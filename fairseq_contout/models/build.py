@@ -60,8 +60,9 @@ def build_output(args, task, model, feature_dim: int, reader=None) -> Continuous
     """
     reader = model.decoder if reader is None else reader
     table = build_table(args, task, reader.embed_tokens, feature_dim)
-    if getattr(args, "unigram_prior", None):
-        table.add_prior()
+    prior = getattr(args, "unigram_prior", None)
+    if prior:
+        table.add_prior("counts" if prior is True else prior)  # True: checkpoints of before kinds
     if getattr(args, "table_lr_scale", None):
         _scale_learning_rate(args, model, reader, table)
     if getattr(args, "sparse_gradients", None):

@@ -94,7 +94,7 @@ def exchange_table(model, weight: Tensor, trained, dictionary, *, new_as_unk: bo
     _tell(old, weight, index, known, trained, dictionary)
     table = _table_like(old, weight, dictionary)
     if old.prior is not None:
-        table.add_prior()
+        table.add_prior(old.prior.kind)
         counts = old.prior.counts[index.to(old.prior.counts.device)]
         table.prior.counts = counts.masked_fill(~known.to(counts.device), 0)
     table.calibration.load(old.calibration.state())

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from fairseq_contout.prior import KINDS
 from fairseq_contout.scores import DEFAULT_SCALE
 
 #: The value of --target-table that asks for a learned one. A file of that name: ./learned
@@ -130,10 +131,11 @@ def add_continuous_args(parser):
     )
     parser.add_argument(
         "--unigram-prior",
-        action="store_true",
-        help="count how often each word is a target in training, and add the logarithm of its "
-        "share, times a weight that is calibrated with the scale, to its score in decoding; losses "
-        "stay as they are",
+        nargs="?",
+        const="counts",
+        choices=KINDS,
+        help="in decoding, add to a word's score the logarithm of its share of training's target "
+        "tokens, times a weight that is calibrated; seen: all that were targets have one share",
     )
 
 
