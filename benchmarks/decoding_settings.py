@@ -50,7 +50,7 @@ def random_setting(arguments, size: int, folder: Path) -> Setting:
     save_table(path, rows, target, source="random", origins={"random": size})
     best = torch.randint(target.nspecial, size, (len(source), LIKELY))
     frequent = torch.arange(target.nspecial, min(size, target.nspecial + FREQUENT))
-    save_lexicon(lexicon, Lexicon(best, frequent), source, target)
+    save_lexicon(lexicon, Lexicon.alike(best, frequent), source, target)
     rival = "softmax" in arguments.methods
     options = {"max_len_a": 0, "max_len_b": arguments.length, "min_len": arguments.length}
     return Setting(

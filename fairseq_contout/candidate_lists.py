@@ -32,7 +32,7 @@ class ListSearch(ShortlistSearch):
     def __init__(self, table):
         Searcher.__init__(self, table)
         self._given: Optional[Tensor] = None
-        self._words = self._sentences = None
+        self._words = self._sentences = self._gain = self.bonus = None
 
     def attend(self, encoder):
         """Return the encoder inside one that tells the search when it reads a batch.

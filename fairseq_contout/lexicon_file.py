@@ -1,12 +1,14 @@
 """A lexicon's file: for each source word the target words that are likely given it; safetensors.
 
 ``best`` is (V_source, N) int32, likeliest first and filled up with -1; ``frequent`` is (F,) int32,
-the most frequent target words. Signatures tie the file to both dictionaries.
+the most frequent target words; ``log_probability`` is (V_source, N) float32, that of each of
+``best``. Signatures tie the file to both dictionaries.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -15,7 +17,7 @@ from fairseq_contout.files import atomic_file
 from fairseq_contout.symbols import dictionary_signature
 from fairseq_contout.table_file import in_order
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 _REBUILD = "make it again with preprocess/build_lexicon.py from the dictionaries in use"
 
 
@@ -25,10 +27,18 @@ class Lexicon(NamedTuple):
     Attributes:
         best: indices of target words for each source word, ``(V_source, N)``, filled up with -1.
         frequent: indices of the most frequent target words, ``(F,)``.
+        log_probability: log p of each of ``best`` given its source word, ``(V_source, N)``; 0
+            where there is none.
     """
 
     best: Tensor
     frequent: Tensor
+    log_probability: Tensor
+
+    @classmethod
+    def alike(cls, best: Tensor, frequent: Tensor) -> "Lexicon":
+        """Return a lexicon whose words all have probability 1."""
+        return cls(best, frequent, torch.zeros(best.shape))
 
 
 def save_lexicon(path, lexicon: Lexicon, source, target, command: str = ""):
@@ -48,7 +58,11 @@ def save_lexicon(path, lexicon: Lexicon, source, target, command: str = ""):
         "target_signature": dictionary_signature(target),
         "command": command,
     }
-    tensors = {name: part.int().contiguous() for name, part in lexicon._asdict().items()}
+    tensors = {
+        "best": lexicon.best.int().contiguous(),
+        "frequent": lexicon.frequent.int().contiguous(),
+        "log_probability": lexicon.log_probability.float().contiguous(),
+    }
     content = in_order(save(tensors, metadata=metadata))
     with atomic_file(path) as file:
         file.write(content)
@@ -92,8 +106,8 @@ def load_lexicon(path, source_signature: str, target_signature: str, target_size
                 f"--shortlist {path}: was made for another {side} dictionary: its signature is "
                 f"{signature[:12]}…, the one in use has {expected[:12]}…; {_REBUILD}"
             )
-    lexicon = Lexicon(found["best"].long(), found["frequent"].long())
-    for part in lexicon:
+    lexicon = Lexicon(found["best"].long(), found["frequent"].long(), found["log_probability"])
+    for part in lexicon[:2]:
         if len(part.flatten()) and not -1 <= part.min() <= part.max() < target_size:
             raise ValueError(
                 f"--shortlist {path}: words must be indices of the target dictionary, less than "
@@ -113,10 +127,18 @@ def _check_parts(path, metadata: dict, found: dict):
             f"--shortlist {path}: must have {', '.join((*sides, *Lexicon._fields))}, but has no "
             f"{', '.join(lacking)} (there are {has}); {_REBUILD}"
         )
-    for name, dims in zip(Lexicon._fields, (2, 1)):
-        if found[name].dim() != dims or found[name].dtype.is_floating_point:
+    for name, dims, numbers in zip(Lexicon._fields, (2, 1, 2), ("integers", "integers", "floats")):
+        floats = found[name].dtype.is_floating_point
+        if found[name].dim() != dims or floats != (numbers == "floats"):
             kind = str(found[name].dtype).replace("torch.", "")
             raise ValueError(
-                f"--shortlist {path}: {name} must hold integers of {dims} dimension(s), but is "
+                f"--shortlist {path}: {name} must hold {numbers} of {dims} dimension(s), but is "
                 f"{kind} of shape {tuple(found[name].shape)}; {_REBUILD}"
             )
+    logs = found["log_probability"]
+    if logs.shape != found["best"].shape or not (logs <= 0).all() or logs.isinf().any():
+        raise ValueError(
+            f"--shortlist {path}: log_probability must hold a finite number of 0 or less for each "
+            f"of best, {tuple(found['best'].shape)}, but is of shape {tuple(logs.shape)} with "
+            f"numbers up to {logs.max() if logs.numel() else None}; {_REBUILD}"
+        )

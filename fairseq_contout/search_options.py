@@ -1,5 +1,6 @@
 """How the rows that compete at a step of decoding are found: the options, checked in one place."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Optional
 
@@ -31,6 +32,7 @@ _OWNERS = {
     "ivf_probes": ("ivf", "ivfpq"),
     "pq_bytes": ("ivfpq",),
     "shortlist": ("shortlist",),
+    "new_word_bonus": ("shortlist",),
     "candidate_lists": ("lists",),
 }
 #: Option → the least that it may be.
@@ -79,6 +81,7 @@ class SearchOptions:
     ivf_probes: Optional[int] = None
     pq_bytes: Optional[int] = None
     shortlist: Optional[str] = None
+    new_word_bonus: Optional[float] = None
     candidate_lists: Optional[str] = None
 
     def __post_init__(self):
@@ -103,6 +106,10 @@ class SearchOptions:
             raise ValueError(
                 f"--knn-rows must be one of {', '.join(ROW_TYPES)}, but is {self.knn_rows!r}; "
                 "choose one of them"
+            )
+        if self.new_word_bonus is not None and not math.isfinite(self.new_word_bonus):
+            raise ValueError(
+                f"--new-word-bonus must be a finite number, but is {self.new_word_bonus}; change it"
             )
         if self.knn_search == "shortlist" and not self.shortlist:
             raise ValueError(
@@ -151,7 +158,7 @@ def make_searcher(options: SearchOptions, table) -> Searcher:
     if options.knn_search in APPROXIMATE:
         return ApproximateSearch(table, options)
     if options.knn_search == "shortlist":
-        return ShortlistSearch(table, options.shortlist)
+        return ShortlistSearch(table, options.shortlist, options.new_word_bonus)
     if options.knn_search == "lists":
         return ListSearch(table)
     return ExactSearch(table, options.get("knn_rows"))

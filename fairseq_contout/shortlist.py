@@ -2,8 +2,12 @@
 
 Sources: Jean, Cho, Memisevic and Bengio (2015), On Using Very Large Target Vocabulary for Neural
 Machine Translation, https://arxiv.org/abs/1412.2007; L'Hostis, Grangier and Auli (2016), Vocabulary
-Selection Strategies for Neural Machine Translation, https://arxiv.org/abs/1610.00072
+Selection Strategies for Neural Machine Translation, https://arxiv.org/abs/1610.00072; for the
+bonus of new words Arthur, Neubig and Nakamura (2016), Incorporating Discrete Translation Lexicons
+into Neural Machine Translation, https://aclanthology.org/D16-1162
 """
+
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +30,29 @@ class ShortlistSearch(Searcher):
 
     Per step a sentence with M words of its own and F frequent ones costs beam · (M + F) · d.
 
+    A model hardly ever takes a word that its training did not have for another. With a bonus B, a
+    word of a sentence's list that --new-table brought has the logit
+
+        logit_w + B + max_{s ∈ x} log p(w | s)
+
     Args:
         table: the target table.
         path: the lexicon's file.
+        bonus: B; None gives none, and leaves the lexicon's probabilities out.
+
+    Raises:
+        ValueError: a bonus, but no new words.
     """
 
-    def __init__(self, table, path: str):
+    def __init__(self, table, path: str, bonus: Optional[float] = None):
         super().__init__(table)
-        self.path = path
-        self._words = self._sentences = None
+        self.path, self.bonus = path, bonus
+        self._words = self._sentences = self._logs = self._gain = None
+        if bonus is not None and table.new_words is None:
+            raise ValueError(
+                f"--new-word-bonus {bonus} is for the words that --new-table brings, but there is "
+                "none; give --new-table FILE, or leave it out"
+            )
 
     def attend(self, encoder):
         """Return the encoder inside one that tells the search which sentences it reads.
@@ -64,6 +82,7 @@ class ShortlistSearch(Searcher):
             )
         usable[frequent] = False  # they need not be there a second time
         self._best = lexicon.best.masked_fill(~usable[lexicon.best], -1)
+        self._logs = lexicon.log_probability
         # no word of a sentence, whatever a text had that was read as one: batches differ in it
         self._best[encoder.dictionary.pad()] = -1
         self._frequent = frequent
@@ -87,13 +106,17 @@ class ShortlistSearch(Searcher):
         if self._best.device != sources.device:
             self._best = self._best.to(sources.device)
             self._frequent = self._frequent.to(sources.device)
-        self._hold(self._best[sources].flatten(1))
+            self._logs = self._logs.to(sources.device)
+        self._hold(self._best[sources].flatten(1), self._logs[sources].flatten(1))
 
-    def _hold(self, words: Tensor):
-        """Keep the words of a batch's sentences ``(B, M)``, -1 for none, and their rows."""
-        self._words = _distinct(words)
+    def _hold(self, words: Tensor, logs: Optional[Tensor] = None):
+        """Keep the words of a batch's sentences ``(B, M)``, -1 for none, their rows and bonus."""
+        self._words, order = _distinct(words, logs)
         self._rows = self.table.rows(self._words.clamp(min=0))  # B x M' x d
         self._sentences = torch.arange(len(words), device=words.device)
+        if self.bonus is not None:
+            new = self.table.new_words.to(words.device)[self._words.clamp(min=0)]
+            self._gain = (logs.gather(1, order) + self.bonus).masked_fill(~new, 0)
 
     def reorder(self, order: Tensor):
         """Follow fairseq's generator: beam i is now of the sentence that ``order[i]`` was of.
@@ -105,6 +128,7 @@ class ShortlistSearch(Searcher):
         if left_out:
             kept = self._sentences.unique()
             self._words, self._rows = self._words[kept], self._rows[kept]
+            self._gain = None if self._gain is None else self._gain[kept]
             self._sentences = torch.searchsorted(kept, self._sentences)
 
     def covers(self, beams: Tensor, tokens: Tensor) -> Tensor:
@@ -131,17 +155,27 @@ class ShortlistSearch(Searcher):
         indices = torch.cat((self._frequent.expand(len(vector), -1), words), dim=1)
         none, indices = indices < 0, indices.clamp(min=0)
         logits = query.finish(products, self.table.log_prior(indices))
+        if self._gain is not None:
+            logits[:, frequent.size(1) :] += self._gain[self._sentences].to(logits.dtype)
         logits = logits.masked_fill(none, -torch.inf)
         return Neighbours(*best_of(logits, indices, k), logits.logsumexp(dim=1))
 
 
-def _distinct(words: Tensor) -> Tensor:
-    # each line's words once, in the order of indices, -1 at its end: (B, M) → (B, M')
-    words = words.sort(dim=1, descending=True).values
-    repeated = torch.zeros_like(words, dtype=torch.bool)
-    repeated[:, 1:] = words[:, 1:] == words[:, :-1]
-    words = words.masked_fill(repeated, -1).sort(dim=1, descending=True).values
-    return words[:, : int((words >= 0).sum(dim=1).max())]
+def _distinct(words: Tensor, weights: Optional[Tensor] = None):
+    # each line's words once, in the order of indices, -1 at its end: (B, M) → (B, M'); and the
+    # place in the line that each comes from, that of the largest weight
+    order = torch.arange(words.size(1), device=words.device).expand_as(words)
+    if weights is not None:
+        order = weights.argsort(dim=1, descending=True)
+    for _ in range(2):  # the second time without repetitions
+        found = words.gather(1, order)
+        step = found.argsort(dim=1, descending=True, stable=True)
+        order, found = order.gather(1, step), found.gather(1, step)
+        repeated = torch.zeros_like(found, dtype=torch.bool)
+        repeated[:, 1:] = found[:, 1:] == found[:, :-1]
+        words = words.scatter(1, order, found.masked_fill(repeated, -1))
+    size = int((found >= 0).sum(dim=1).max())
+    return found[:, :size], order[:, :size]
 
 
 class ShortlistEncoder(nn.Module):

@@ -103,7 +103,7 @@ class TargetTable(WithPrior, nn.Module):
         self.fixed_scale = scale
         self.num_specials = dictionary.nspecial
         self.calibration = ScaleCalibration()
-        self.prior = None
+        self.prior = self.new_words = None
         self._keep(weight)
         self.signature = signature_words(dictionary)
         self.register_buffer("emittable", emittable_rows(dictionary), persistent=False)

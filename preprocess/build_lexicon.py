@@ -115,17 +115,26 @@ def same_spelling(source, target) -> np.ndarray:
 def choose(model: Model1, source, target, usable, frequent, args):
     """Choose each source word's target words, other than the frequent ones, which all have.
 
+    A word's own spelling comes first, unless the text has the word and makes its spelling less
+    likely than ``--min-probability``: German *die* is not English *die*. Where the text does not
+    have the word, its spelling has probability 1.
+
     Returns:
-        the words, ``(V_source, N)`` int64, likeliest first, filled up with -1.
+        the words, ``(V_source, N)`` int64, likeliest first, filled up with -1; and the logarithms
+        of their probabilities, ``(V_source, N)`` float64, 0 where there is no word.
     """
     found, twin = model.translations(), same_spelling(source, target)
     usable = usable.copy()
     usable[frequent] = False
     twin = np.where(np.append(usable, False)[twin], twin, -1)
     word = found.source != model.empty
+    likely = found.probability >= args.min_probability
     twins = word & (np.append(twin, -1)[found.source] == found.target)
-    kept = word & ~twins & usable[found.target] & (found.probability >= args.min_probability)
-    chosen = kept.nonzero()[0]
+    own = np.full(len(source) + 1, -np.inf)  # that of a word's spelling, and of the empty word
+    own[: len(source)][~np.isin(np.arange(len(source)), found.source)] = 0
+    own[found.source[twins & likely]] = np.log(found.probability[twins & likely])
+    twin = np.where(np.isfinite(own[:-1]), twin, -1)
+    chosen = (word & ~twins & usable[found.target] & likely).nonzero()[0]
     chosen = chosen[np.lexsort((-found.probability[chosen], found.source[chosen]))]
     owner = found.source[chosen]
     # the place of each in the list of its word, after the word's twin
@@ -134,7 +143,10 @@ def choose(model: Model1, source, target, usable, frequent, args):
     best = np.full((len(source), args.words), -1)
     best[:, 0] = twin
     best[owner[fits], place[fits]] = found.target[chosen[fits]]
-    return best
+    logs = np.zeros(best.shape)
+    logs[:, 0] = np.where(twin >= 0, own[:-1], 0)
+    logs[owner[fits], place[fits]] = np.log(found.probability[chosen[fits]])
+    return best, logs
 
 
 def frequent_words(target, usable, count: int) -> np.ndarray:
@@ -168,9 +180,11 @@ def build(args):
     usable = emittable_rows(target).numpy()
     usable[: target.nspecial] = False  # the table scores these itself
     frequent = frequent_words(target, usable, args.frequent)
-    best = choose(model, source, target, usable, frequent, args)
+    best, logs = choose(model, source, target, usable, frequent, args)
     held_out = read_indices(args.held_out, (source, target), args) if args.held_out else None
-    lexicon = Lexicon(torch.from_numpy(best), torch.from_numpy(frequent))
+    lexicon = Lexicon(
+        torch.from_numpy(best), torch.from_numpy(frequent), torch.from_numpy(logs).float()
+    )
     command = describe_command("build_lexicon.py", args, FILES, NOT_OF_THE_LEXICON)
     save_lexicon(args.output, lexicon, source, target, command)
     print(f"{args.output}: {len(sources)} pairs, log-likelihood of a target token {likelihood:.3f}")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from decoding import assert_same_hypotheses
 from factory import collate, make_dictionary
+from fairseq.sequence_generator import SequenceGenerator
 from searching import WHOLE, WORDS, TinyModel
 
 from fairseq_contout.lexicon_file import Lexicon, save_lexicon
@@ -28,9 +29,11 @@ def tiny(tmp_path_factory):
     return TinyModel(tmp_path_factory.mktemp("tiny"))
 
 
-def save(folder, tiny, best, frequent):
-    path = folder / "lexicon.safetensors"
-    save_lexicon(path, Lexicon(best, frequent), tiny.dictionary, tiny.dictionary)
+def save(folder, tiny, best, frequent, logs=None):
+    path, lexicon = folder / "lexicon.safetensors", Lexicon.alike(best, frequent)
+    if logs is not None:
+        lexicon = lexicon._replace(log_probability=logs)
+    save_lexicon(path, lexicon, tiny.dictionary, tiny.dictionary)
     return {"knn_search": "shortlist", "shortlist": str(path)}
 
 
@@ -85,7 +88,9 @@ def narrow(tiny, tmp_path_factory):
     best[torch.rand(len(best), generator=draw) < 0.3, 2] = -1
     best[20:24, 0] = WORDS + 4  # a padding word is never emitted
     frequent = torch.randperm(WORDS, generator=draw)[:12] + 4
-    return Lexicon(best, frequent), save(tmp_path_factory.mktemp("narrow"), tiny, best, frequent)
+    return Lexicon.alike(best, frequent), save(
+        tmp_path_factory.mktemp("narrow"), tiny, best, frequent
+    )
 
 
 def allowed_for(tiny, lexicon, sentence):
@@ -114,6 +119,40 @@ def test_a_shortlist_is_a_smaller_table_for_each_sentence(options, tiny, narrow,
             patch.setitem(tiny.table._buffers, "emittable", own)
             expected = generate(tiny, {}, batch=single, **options)
         assert_same_hypotheses(expected, [best])
+
+
+def test_new_words_have_a_bonus(tiny, narrow, tmp_path, monkeypatch):
+    lexicon, _ = narrow
+    draw = torch.Generator().manual_seed(8)
+    logs = -3 * torch.rand(lexicon.best.shape, generator=draw)
+    search = save(tmp_path, tiny, lexicon.best, lexicon.frequent, logs)
+    new = torch.arange(len(tiny.table.weight)) >= 120
+    monkeypatch.setattr(tiny.table, "new_words", new)
+    plain = generate(tiny, search, beam=4)
+    found = generate(tiny, {**search, "new_word_bonus": 2.5}, beam=4)
+    count = [sum(int(new[h["tokens"]].sum()) for best in n for h in best) for n in (plain, found)]
+    assert count[1] > count[0]
+    scores = tiny.table.scores
+    for sentence, best in enumerate(found):
+        words = tiny.batch["net_input"]["src_tokens"][sentence]
+        words = words[words.ge(4)]
+        gain = torch.zeros(len(new))
+        for s in words.tolist():
+            for t, log in zip(lexicon.best[s].tolist(), logs[s].tolist()):
+                if t >= 0 and new[t] and t not in lexicon.frequent:
+                    gain[t] = max(gain[t], 2.5 + log) if gain[t] else 2.5 + log
+        assert gain.any()
+        with monkeypatch.context() as patch:
+            patch.setitem(tiny.table._buffers, "emittable", allowed_for(tiny, lexicon, words))
+            patch.setattr(tiny.table, "scores", lambda *args, gain=gain: scores(*args) + gain)
+            dense = SequenceGenerator([tiny.model], tiny.dictionary, beam_size=4, max_len_b=9)
+            expected = dense.generate([tiny.model], collate(tiny.dictionary, [words]))
+        assert_same_hypotheses(expected, [best])
+
+
+def test_a_bonus_needs_new_words(tiny, narrow):
+    with pytest.raises(ValueError, match="--new-word-bonus 1.0 is for the words that --new-table"):
+        tiny.build({**narrow[1], "new_word_bonus": 1.0}, beam=4)
 
 
 @pytest.mark.parametrize("beam", [1, 4])
@@ -185,7 +224,7 @@ def test_other_encoders_are_followed(arch, tmp_path):
     best = torch.full((len(tiny.dictionary), 1), -1)
     best[4:, 0] = torch.arange(4, len(best))
     search = save(tmp_path, tiny, best, words[:50])
-    lexicon = Lexicon(best, words[:50])
+    lexicon = Lexicon.alike(best, words[:50])
     for sentence, hypotheses in enumerate(generate(tiny, search, beam=4)):
         own = allowed_for(tiny, lexicon, tiny.batch["net_input"]["src_tokens"][sentence])
         assert all(own[h["tokens"]].all() for h in hypotheses)

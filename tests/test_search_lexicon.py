@@ -92,6 +92,58 @@ def test_words_are_given_their_translations(text, capsys):
     assert "300 pairs" in capsys.readouterr().out
 
 
+def test_probabilities_are_those_of_the_model(text):
+    folder, one, other, options = text
+    more = ["--words", 4, "--frequent", 1, "--iterations", 5, "--min-probability", 0.01]
+    assert call("build_lexicon", *options, *more) == 0
+    lexicon = load(folder, one, other)
+    # EM word by word
+    pairs = [
+        ([one.index(w) for w in a.split()], [other.index(w) for w in b.split()])
+        for a, b in zip(*((folder / n).read_text().splitlines() for n in "ab"))
+    ]
+    likely = {}
+    for a, b in pairs:
+        likely.update({(s, t): 1.0 for s in (*a, "") for t in b})
+    for _ in range(5):
+        counts, totals = dict.fromkeys(likely, 0.0), {}
+        for a, b in pairs:
+            for t in b:
+                norm = sum(likely[s, t] for s in (*a, ""))
+                for s in (*a, ""):
+                    counts[s, t] += likely[s, t] / norm
+                    totals[s] = totals.get(s, 0.0) + likely[s, t] / norm
+        likely = {(s, t): count / totals[s] for (s, t), count in counts.items()}
+    listed = 0
+    for s, row in enumerate(lexicon.best.tolist()):
+        for t, log in zip(row, lexicon.log_probability[s].tolist()):
+            expected = likely.get((s, t), 1.0) if t >= 0 else 1.0
+            assert log == pytest.approx(math.log(expected), abs=1e-4)
+            assert t < 0 or expected >= 0.01
+            listed += t >= 0
+    assert listed > 10 and lexicon.log_probability.min() < -1
+
+
+def test_a_spelling_that_the_text_speaks_against_is_left_out(tmp_path):
+    (tmp_path / "a").write_text("die hand\n" * 5 + "die Anna\n" * 5)
+    (tmp_path / "b").write_text("the hand\n" * 5 + "the Anna\n" * 5)
+    one = write_dictionary(tmp_path / "dict.a", ["die", "hand", "Anna", "Otto"])
+    other = write_dictionary(tmp_path / "dict.b", ["the", "die", "hand", "Anna", "Otto"])
+    options = ["--input", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "lexicon"]
+    options += ["--dictionary", tmp_path / "dict.a", tmp_path / "dict.b", "--frequent", 1]
+    assert call("build_lexicon", *options, "--iterations", 20, "--min-probability", 0.2) == 0
+    lexicon = load(tmp_path, one, other)
+    found = {
+        word: [(other[t], log) for t, log in zip(*lists) if t >= 0]
+        for word, *lists in zip(
+            one.symbols, lexicon.best.tolist(), lexicon.log_probability.tolist()
+        )
+    }
+    assert found["die"] == []  # "the" is frequent
+    assert [word for word, _ in found["hand"]] == ["hand"] and found["hand"][0][1] < 0
+    assert found["Otto"] == [("Otto", 0.0)]  # no text has it
+
+
 def test_the_same_text_is_the_same_file_and_names_no_folder(text):
     folder, _, _, options = text
     assert call("build_lexicon", *options) == 0
@@ -109,7 +161,7 @@ def test_options_leave_words_and_pairs_out(text):
     assert call("build_lexicon", *options, "--frequent", 1, "--min-probability", 1) == 0
     lexicon = load(folder, one, other)
     assert lexicon.best[one.index("s0")].eq(-1).all()
-    assert lexicon.best[one.index("Xerxes"), 0] == other.index("Xerxes")
+    assert lexicon.best[one.index("Xerxes")].eq(-1).all()  # not all of them are Xerxes
     assert call("build_lexicon", *options, "--frequent", 1, "--lines", 1) == 0
     few = load(folder, one, other)
     first = (folder / "b").read_text().split("\n")[0].split()
@@ -164,10 +216,10 @@ def test_lexicons_that_do_not_fit_are_refused(text):
     path.write_bytes(whole[:-5])
     with pytest.raises(ValueError, match="must be a whole safetensors file"):
         load(folder, one, other)
-    save_file({"weight": torch.zeros(2, 2)}, path, metadata={"format_version": "1"})
-    with pytest.raises(ValueError, match="must be a lexicon of format 1, but is 'something else'"):
+    save_file({"weight": torch.zeros(2, 2)}, path, metadata={"format_version": "2"})
+    with pytest.raises(ValueError, match="must be a lexicon of format 2, but is 'something else'"):
         load(folder, one, other)
-    wrong = Lexicon(torch.tensor([[len(other)]]), torch.tensor([4]))
+    wrong = Lexicon.alike(torch.tensor([[len(other)]]), torch.tensor([4]))
     save_lexicon(path, wrong, one, other)
     with pytest.raises(ValueError, match=rf"less than {len(other)}, but go from {len(other)} to"):
         load(folder, one, other)
@@ -179,9 +231,10 @@ def test_lexicons_that_lack_something_are_refused(text):
     assert call("build_lexicon", *options) == 0
     with safe_open(str(path), framework="pt") as file:
         metadata = file.metadata()
-        whole = {name: file.get_tensor(name) for name in ("best", "frequent")}
-    expected = "must have source_signature, target_signature, best, frequent, but has no "
-    for name in ("best", "frequent", "source_signature", "target_signature"):
+        whole = {name: file.get_tensor(name) for name in Lexicon._fields}
+    names = ("source_signature", "target_signature", *Lexicon._fields)
+    expected = f"must have {', '.join(names)}, but has no "
+    for name in names:
         parts = {key: part for key, part in whole.items() if key != name}
         save_file(parts, path, metadata={k: v for k, v in metadata.items() if k != name})
         has = ", ".join(sorted({*metadata, *whole} - {name}))
@@ -193,8 +246,16 @@ def test_lexicons_that_lack_something_are_refused(text):
         {"best": whole["best"].float()},
         {"best": whole["best"][0]},
         {"frequent": whole["best"] + 0},
+        {"log_probability": whole["best"] + 0},
+        {"log_probability": whole["log_probability"][:, :3].contiguous()},
+        {"log_probability": whole["log_probability"] + 1e4},
+        {"log_probability": whole["log_probability"] - torch.inf},
+        {"log_probability": whole["log_probability"] * torch.nan},
     )
-    for parts, found in zip(wrong, ("best must .* float32", "best must .* (50,)", "frequent must")):
+    messages = ["best must .* float32", "best must .* (50,)", "frequent must hold integers of 1"]
+    messages += ["log_probability must hold floats of 2"]
+    messages += ["log_probability must hold a finite number of 0 or less .* (14, 50)"] * 4
+    for parts, found in zip(wrong, messages):
         save_file({**whole, **parts}, path, metadata=metadata)
         with pytest.raises(ValueError, match=found.replace("(", r"\(").replace(")", r"\)")):
             load(folder, one, other)

@@ -145,7 +145,7 @@ def shortlist(tiny, tmp_path_factory):
     best[:4] = -1
     frequent = torch.randperm(WORDS, generator=draw)[:12] + 4
     path = tmp_path_factory.mktemp("lexicon") / "lexicon.safetensors"
-    save_lexicon(path, Lexicon(best, frequent), tiny.dictionary, tiny.dictionary)
+    save_lexicon(path, Lexicon.alike(best, frequent), tiny.dictionary, tiny.dictionary)
     return best, frequent, {"knn_search": "shortlist", "shortlist": str(path)}
 
 

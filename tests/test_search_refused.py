@@ -15,7 +15,7 @@ def tiny(tmp_path_factory):
 def test_a_lexicon_that_may_leave_a_beam_without_candidates_is_refused(tiny, tmp_path):
     best = torch.full((len(tiny.dictionary), 1), -1)
     path = tmp_path / "lexicon.safetensors"
-    save_lexicon(path, Lexicon(best, torch.arange(4, 10)), tiny.dictionary, tiny.dictionary)
+    save_lexicon(path, Lexicon.alike(best, torch.arange(4, 10)), tiny.dictionary, tiny.dictionary)
     search = {"knn_search": "shortlist", "shortlist": str(path)}
     # six frequent words, </s> and <unk>
     assert [len(best) for best in tiny.generate(search, beam=4)] == [4] * 5

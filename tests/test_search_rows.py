@@ -321,6 +321,11 @@ def test_a_sample_that_could_be_found_whole_is_refused(name, rows):
             {"knn_search": "ivf", "ivf_lists": 301, "knn_frequent": 0},
             r"--ivf-lists must be at most .*\(300\), but is 301",
         ),
+        ({"new_word_bonus": 5.0}, "--new-word-bonus 5.0 belongs to --knn-search shortlist, but"),
+        (
+            {"knn_search": "shortlist", "shortlist": "x", "new_word_bonus": float("nan")},
+            "--new-word-bonus must be a finite number, but is nan; change it",
+        ),
         ({"knn_frequent": 5}, "--knn-frequent 5 belongs to --knn-search hnsw or ivf or ivfpq, but"),
         ({"knn_search": "ivf", "knn_frequent": -1}, "--knn-frequent must be 0 or more, but is -1"),
         (

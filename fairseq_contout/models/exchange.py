@@ -100,6 +100,7 @@ def exchange_table(model, weight: Tensor, trained, dictionary, *, new_as_unk: bo
     table.calibration.load(old.calibration.state())
     if isinstance(reader, TableEmbedding):
         reader.read_from(table)
+    table.new_words = ~known & emittable_rows(dictionary)
     output.table = table
     model.decoder.embed_tokens = reader
     model.decoder.dictionary = dictionary

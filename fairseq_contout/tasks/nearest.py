@@ -71,6 +71,10 @@ class SearchConfig(FairseqDataclass):
     shortlist: Optional[str] = _option(
         "shortlist: the lexicon's file, made with preprocess/build_lexicon.py"
     )
+    new_word_bonus: Optional[float] = _option(
+        "shortlist: added, with the logarithm of its probability in the lexicon, to the logit of a "
+        "word that --new-table brought; default: neither"
+    )
     candidate_lists: Optional[str] = _option(
         "lists: text file with a line for each sentence of the data: the words that may be its "
         "translation's, as the target text is tokenised and segmented"
