@@ -75,6 +75,55 @@ def test_an_unused_step_has_no_gradient():
     torch.testing.assert_close(weight.grad, inputs.detach().sum(dim=0).expand(4, 5))
 
 
+def three_steps(weight, inputs):
+    weight = GatheredWeight(weight)
+    for _ in range(3):
+        inputs = weight(inputs).tanh()
+    return inputs.square().sum()
+
+
+def three_plain_steps(weight, inputs):
+    for _ in range(3):
+        inputs = (inputs @ weight.t()).tanh()
+    return inputs.square().sum()
+
+
+def test_backward_passes_do_not_count_one_anothers_steps():
+    weight, inputs = rand(4, 4), rand(2, 4)
+    expected = torch.autograd.grad(three_plain_steps(weight, inputs), (weight, inputs))
+    loss = three_steps(weight, inputs)
+    # a pass that does not reach the weight, one that does, and one more
+    (first,) = torch.autograd.grad(loss, inputs, retain_graph=True)
+    torch.testing.assert_close(first, expected[1])
+    for retain in (True, False):
+        found = torch.autograd.grad(loss, (weight, inputs), retain_graph=retain)
+        torch.testing.assert_close(found, expected)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        loss.backward()
+
+
+def test_second_derivatives():
+    weight, inputs = rand(4, 4), rand(2, 4)
+    assert torch.autograd.gradgradcheck(three_steps, (weight, inputs))
+    found = []
+    for loss_of in (three_steps, three_plain_steps):
+        loss = loss_of(weight, inputs)
+        slope = torch.autograd.grad(loss, weight, create_graph=True)[0]
+        found.append(torch.autograd.grad(loss + slope.square().sum(), (weight, inputs)))
+    torch.testing.assert_close(*found)
+
+
+def test_under_autocast():
+    weight, inputs = rand(4, 4), rand(2, 4)
+    single = [x.detach().float().requires_grad_() for x in (weight, inputs)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = three_steps(*single)
+    found = torch.autograd.grad(loss, single)
+    expected = torch.autograd.grad(three_plain_steps(weight, inputs), (weight, inputs))
+    assert [x.dtype for x in found] == [torch.float32] * 2
+    torch.testing.assert_close(found, [x.float() for x in expected], atol=0.05, rtol=0.05)
+
+
 def run(module, gather, steps):
     """Return outputs and gradients of a module's steps, gathered or as fairseq has them."""
     module.zero_grad()
@@ -131,9 +180,9 @@ def counted(monkeypatch):
     """Count the gradients of weights that are computed."""
     calls, backward = [], recurrent._Gather.backward
 
-    def count(ctx, gradient):
+    def count(ctx, *gradients):
         calls.append(len(ctx.steps))
-        return backward(ctx, gradient)
+        return backward(ctx, *gradients)
 
     monkeypatch.setattr(recurrent._Gather, "backward", staticmethod(count))
     return calls

@@ -11,44 +11,56 @@ from typing import List, Optional
 import torch
 from fairseq.models.lstm import AttentionLayer
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 
 class _Gather(torch.autograd.Function):
-    """Stands for a weight in a recurrence, and gives it its gradient when all steps have theirs."""
+    """Stands for a weight in a recurrence, and gives it its gradient when all steps have theirs.
+
+    Beside the weight there is a number, whose gradient is how many steps a backward pass had: one
+    that did not come here has left steps behind, which are not to be counted again.
+    """
 
     @staticmethod
     def forward(ctx, weight, steps):
         ctx.steps = steps
         ctx.set_materialize_grads(False)
-        return weight.view_as(weight)
+        return weight.view_as(weight), weight.new_zeros((), dtype=torch.float64)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, _):
-        if not ctx.steps:
-            return None, None
-        inputs, gradients = (torch.cat(part, dim=-2) for part in zip(*ctx.steps))
-        ctx.steps.clear()
-        return gradients.transpose(-1, -2) @ inputs, None
+    def backward(ctx, gradient, count):
+        if count is not None:
+            own = ctx.steps[-int(count) :]
+            ctx.steps.clear()
+            inputs, gradients = (torch.cat(part, dim=-2) for part in zip(*own))
+            total = gradients.transpose(-1, -2) @ inputs
+            gradient = total if gradient is None else gradient + total
+        return gradient, None
 
 
 class _Step(torch.autograd.Function):
-    """x Wᵀ, which leaves the gradient of W to the weight's :class:`_Gather`."""
+    """x Wᵀ, which leaves the gradient of W to the weight's :class:`_Gather`.
+
+    Where gradients are to be differentiated (``create_graph``) each step has its own.
+    """
 
     @staticmethod
-    def forward(ctx, inputs, weight, steps):
+    def forward(ctx, inputs, weight, count, steps):
         ctx.save_for_backward(inputs, weight)
         ctx.steps = steps
         return inputs @ weight.transpose(-1, -2)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient):
         inputs, weight = ctx.saved_tensors
-        if ctx.needs_input_grad[1]:
-            ctx.steps.append((inputs, gradient))
-        return gradient @ weight if ctx.needs_input_grad[0] else None, None, None
+        gradient = gradient.to(weight)  # under autocast products have fewer bits
+        back = (gradient @ weight).to(inputs) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return back, None, None, None
+        inputs = inputs.to(weight)
+        if torch.is_grad_enabled():
+            return back, gradient.transpose(-1, -2) @ inputs, None, None
+        ctx.steps.append((inputs.detach(), gradient))  # without the graph, which holds the list
+        return back, None, gradient.new_ones((), dtype=torch.float64), None
 
 
 class GatheredWeight:
@@ -63,10 +75,10 @@ class GatheredWeight:
 
     def __init__(self, weight: Tensor):
         self._steps: List = []
-        self._weight = _Gather.apply(weight, self._steps)
+        self._weight, self._count = _Gather.apply(weight, self._steps)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        return _Step.apply(inputs, self._weight, self._steps)
+        return _Step.apply(inputs, self._weight, self._count, self._steps)
 
 
 class GatheringLSTMCell(nn.LSTMCell):
