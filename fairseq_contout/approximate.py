@@ -197,22 +197,27 @@ class ApproximateSearch(Searcher):
         places = torch.from_numpy(self.index.search(queries, k)[1]).to(vectors.device)
         return self.words[places.clamp(min=0)], places >= 0
 
-    def _search(self, query: Query, k: int) -> Neighbours:
+    def _look(self, query: Query, k: int):
+        # of the index: logits and rows (N, M); and the k best of the frequent words, or None
         indices, there = self._find(query, self._reach(k))
         rows, log_prior = self.table.rows(indices), self.table.log_prior(indices)
         logits = logits_of_found(query, rows, log_prior).masked_fill(~there, -torch.inf)
+        if not len(self.frequent):
+            return logits, indices, None
+        known = exact_search(
+            query,
+            self._frequent_rows,
+            min(k, len(self.frequent)),
+            log_prior=self.table.log_prior(self.frequent),
+        )
+        return logits, indices, known._replace(indices=self.frequent[known.indices])
+
+    def _search(self, query: Query, k: int) -> Neighbours:
+        logits, indices, known = self._look(query, k)
         total = self.normalizer(query, logits, indices)
-        if len(self.frequent):
-            known = exact_search(
-                query,
-                self._frequent_rows,
-                min(k, len(self.frequent)),
-                log_prior=self.table.log_prior(self.frequent),
-            )
-            logits = torch.cat((known.logits, logits), dim=1)
-            indices = torch.cat((self.frequent[known.indices], indices), dim=1)
+        if known is not None:
             total = torch.logaddexp(known.log_sum_exp, total)
-        return Neighbours(*best_of(logits, indices, k), total)
+        return Neighbours(*_best_of_all(logits, indices, known, k), total)
 
     def _recall(self):
         generator = torch.Generator().manual_seed(_SEED)
@@ -221,7 +226,15 @@ class ApproximateSearch(Searcher):
         noise = torch.randn(rows.shape, generator=generator) * _RECALL_NOISE / rows.size(1) ** 0.5
         noisy, k = rows + noise.to(rows), min(10, len(self.words))
         query = Query(noisy) if self.table.prior is None else self.table.query(noisy)
-        found = self._search(query, k).indices
+        found = _best_of_all(*self._look(query, k), k)[1]
         nearest = ExactSearch(self.table).search(query, k).indices
         shared = (found.unsqueeze(2) == nearest.unsqueeze(1)).any(dim=1).float()
         return shared[:, 0].mean().item(), shared.mean().item()
+
+
+def _best_of_all(logits: Tensor, indices: Tensor, known, k: int):
+    # the k best of an index's rows and of the frequent words
+    if known is not None:
+        logits = torch.cat((known.logits, logits), dim=1)
+        indices = torch.cat((known.indices, indices), dim=1)
+    return best_of(logits, indices, k)

@@ -98,7 +98,7 @@ def make_shape(options, dim: int, rows: int) -> Shape:
     if rows < _PQ_VALUES:
         raise ValueError(
             f"--knn-search ivfpq learns {_PQ_VALUES} values of a byte from as many words or more, "
-            f"but the index has {rows}; take --knn-search exact"
+            f"but the index has {rows}; lower --knn-frequent, or take --knn-search exact"
         )
     size = options.pq_bytes
     if size is None:

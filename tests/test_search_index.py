@@ -183,6 +183,18 @@ def test_recall_is_that_of_what_is_returned(caplog):
 
 
 @pytest.mark.parametrize("name", INDICES)
+def test_recall_needs_no_larger_a_sample_than_the_steps(name, caplog):
+    """It looks for 10 words, where each step may look for fewer."""
+    caplog.set_level(logging.INFO)
+    table, hidden = large_table()
+    sample = 33 if name == "ivfpq" else 5  # one more than the rows found for 4 words
+    searcher = make_searcher(SearchOptions(**WHOLE[name], normalizer_sample=sample), table)
+    searcher.check(4, 4)
+    assert searcher.search(make_query(hidden, "cosine", 3.0), 4).logits.shape == (20, 4)
+    assert "recall@1 1.0000, recall@10 1.0000" in caplog.text
+
+
+@pytest.mark.parametrize("name", INDICES)
 def test_only_words_that_may_be_emitted_are_in_an_index(name):
     table, hidden = large_table()
     searcher = make_searcher(SearchOptions(**WHOLE[name], knn_frequent=0), table)

@@ -110,8 +110,8 @@ def test_recall_is_measured_with_the_prior(caplog):
     searcher.search(table.query(hidden), 5)
     (line,) = [r.getMessage() for r in caplog.records if "recall@1 " in r.getMessage()]
     queries = []
-    search = searcher._search
-    searcher._search = lambda query, k: queries.append(query) or search(query, k)
+    look = searcher._look
+    searcher._look = lambda query, k: queries.append(query) or look(query, k)
     one, ten = searcher._recall()
     assert f"recall@1 {one:.4f}, recall@10 {ten:.4f}" in line and ten < one < 1
     assert queries[0].prior.eq(table.prior_weight).all()

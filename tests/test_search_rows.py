@@ -348,9 +348,10 @@ def test_options_that_do_not_fit_are_refused(options, message):
 def test_a_small_table_has_no_codes():
     from factory import make_table
 
-    message = "--knn-search ivfpq learns 256 values .* the index has 255; take --knn-search exact"
-    with pytest.raises(ValueError, match=message):
+    message = "--knn-search ivfpq learns 256 values .* the index has 255; lower --knn-frequent, or "
+    with pytest.raises(ValueError, match=f"{message}take --knn-search exact"):
         make_searcher(SearchOptions("ivfpq"), make_table(words=283)[0])  # 28 are frequent
+    make_searcher(SearchOptions("ivfpq", knn_frequent=27), make_table(words=283)[0])
     make_searcher(SearchOptions("ivfpq"), make_table(words=284)[0])
     make_searcher(SearchOptions("ivf"), make_table(words=2)[0])  # probes 32 of 2 lists: all
 
