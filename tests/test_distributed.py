@@ -22,6 +22,10 @@ NAMES += ("contrastive-tied", "contrastive-untied")
 NAMES += ("contrastive-sparse-tied", "contrastive-sparse-untied")
 #: one that counts target tokens for --unigram-prior
 NAMES += ("cosine+prior",)
+#: one whose steps leave the gradients of their weights to the end
+NAMES += ("cosine+lstm",)
+LSTM = {f"{side}_hidden_size": 12 for side in ("encoder", "decoder")}
+LSTM.update(arch="continuous_lstm", decoder_out_embed_dim=12, decoder_layers=2, encoder_layers=2)
 
 TORCHRUN = (
     "--arch continuous_transformer_tiny --criterion contrastive --target-table learned "
@@ -33,7 +37,9 @@ TORCHRUN = (
 
 def build(place, dictionary, name):
     """Return a model and its criterion."""
-    criterion = make_criterion(name.split("-")[0].removesuffix("+prior"), dictionary)
+    criterion = make_criterion(name.split("-")[0].split("+")[0], dictionary)
+    if name.endswith("+lstm"):
+        return make_model(place, dictionary, "cosine", **LSTM), criterion
     if name.endswith("+prior"):
         return make_model(place, dictionary, "cosine", unigram_prior=True), criterion
     if "-" not in name:
@@ -55,7 +61,7 @@ def unwrapped(module):
 
 def sentences():
     generator = torch.Generator().manual_seed(0)
-    return [torch.randint(4, 24, (n,), generator=generator) for n in (5, 3, 7, 2)]
+    return [torch.randint(4, 24, (n,), generator=generator) for n in (7, 5, 3, 2)]
 
 
 def train(model, criterion, samples, processes):
