@@ -85,6 +85,7 @@ class Searcher(ABC):
                 "change --knn or --beam"
             )
 
+    @torch.no_grad()
     def refresh(self):
         """Make what the search keeps of the rows, unless they are those that it was made of."""
         now = self.table.search_state()

@@ -135,6 +135,16 @@ def test_rows_that_change_are_noticed(name):
         assert torch.equal(second.indices, brute_force(table, hidden, FOUND)[1])
 
 
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_is_kept_of_learned_rows_has_no_graph(name):
+    searcher = make_searcher(whole(name), learned_from(large_table()[0]).eval())
+    searcher.refresh()  # as benchmarks do, outside of a search
+    kept = [searcher._rows] if name in ("bfloat16", "int8") else []
+    kept = kept or [searcher._frequent_rows, searcher.normalizer.rows]
+    kept += [part for rows in kept for part in getattr(rows, "__dict__", {}).values()]
+    assert not any(getattr(rows, "requires_grad", False) for rows in kept)
+
+
 def test_rows_that_an_optimizer_of_fairseqs_changed_are_noticed():
     """It writes into .data, which torch's count of versions does not see."""
     frozen, hidden = large_table(scale=3.0)
