@@ -99,6 +99,19 @@ def test_candidates(name):
     torch.testing.assert_close(total, table.scores(hidden, 2.0).logsumexp(dim=1), atol=5e-3, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["float32", *WHOLE])
+def test_words_can_be_blocked_where_all_are_asked_for(name):
+    table, hidden = large_table(scale=3.0)
+    searcher = make_searcher(SearchOptions() if name == "float32" else whole(name), table)
+    excluded = torch.tensor([[7, 9]]).expand(len(hidden), 2)
+    found, _ = find_candidates(table, searcher, hidden, WORDS + 4, excluded=excluded)
+    assert found.log_probs.shape == (20, 4 + WORDS + 4)
+    possible = found.log_probs[:, 4:] > -torch.inf
+    assert not torch.isin(found.indices[:, 4:][possible], torch.tensor([7, 9])).any()
+    if name != "hnsw":  # whose graph leaves out a few words
+        assert possible.sum(dim=1).eq(WORDS - 2).all()
+
+
 @pytest.mark.parametrize("name", ["hnsw", "ivf", "ivfpq"])
 def test_with_fewer_rows_found_than_wanted_the_last_are_minus_infinity(name):
     table, hidden = large_table()
