@@ -148,8 +148,9 @@ def _softmax_like(args, task, seed: int):
     from fairseq.models import ARCH_MODEL_REGISTRY
 
     args = Namespace(**vars(args))
-    args.arch = args.arch.replace("continuous_", "", 1)
-    if args.arch.startswith("transformer"):
+    # the options have its sizes, so that fairseq need not know an architecture by name
+    args.arch = args.arch.replace("continuous_", "", 1).split("_")[0]
+    if args.arch == "transformer":
         args.share_decoder_input_output_embed = True
     torch.manual_seed(seed)
     return ARCH_MODEL_REGISTRY[args.arch].build_model(args, task).eval()

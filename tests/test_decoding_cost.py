@@ -160,3 +160,21 @@ def test_options_that_do_not_go_together(options, message, capsys):
 def test_threads_are_those_of_torch_and_faiss():
     decoding_cost.main([*SIZES, "--methods", "ivf", "--threads", "1"])
     assert torch.get_num_threads() == faiss.omp_get_max_threads() == 1
+
+
+def test_the_rival_of_an_architecture_that_fairseq_does_not_have():
+    from argparse import Namespace
+
+    from decoding_settings import _softmax_like
+    from factory import FakeTask, make_dictionary
+    from fairseq.models import ARCH_CONFIG_REGISTRY
+    from fairseq.models.lstm import LSTMModel
+
+    arch, dictionary = "continuous_lstm_kumar2019", make_dictionary()
+    sizes = {"encoder_hidden_size": 6, "decoder_hidden_size": 12}
+    args = Namespace(arch=arch, criterion="cosine", **sizes)
+    ARCH_CONFIG_REGISTRY[arch](args)
+    model = _softmax_like(args, FakeTask(dictionary), 1)
+    assert type(model) is LSTMModel and not model.training
+    assert model.decoder.fc_out.weight.shape == (len(dictionary), 1024)
+    assert len(model.decoder.layers) == 2 and args.arch == arch
