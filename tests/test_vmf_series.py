@@ -29,19 +29,11 @@ def truncation(order):
         return [float(max(column)) for column in zip(*errors)]
 
 
-@pytest.mark.parametrize("order", [31, 49, 149, 149.5, 255, 511, 2047, 1e6])
+# at order 20 the ten terms themselves are 4e-14 away from the Bessel functions
+@pytest.mark.parametrize("order", [20, 20.5, 24, 31, 49, 149, 149.5, 255, 511, 2047, 1e6])
 def test_what_is_cut_off_is_below_rounding(order):
     value, slope = truncation(order)
     assert value <= ROUNDING and slope <= ROUNDING and ROUNDING < 1e-15
-
-
-@pytest.mark.parametrize("order", [20, 20.5, 24])
-def test_low_orders_keep_nearly_all(order):
-    # At degree 23 the change from Chebyshev polynomials to powers rounds to 1e-15; the ten terms
-    # themselves are 4e-14 away from the Bessel functions there.
-    value, slope = truncation(order)
-    assert value <= ROUNDING
-    assert slope <= 2e-15
 
 
 def test_higher_orders_take_shorter_polynomials():
