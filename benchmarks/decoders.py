@@ -57,7 +57,7 @@ def make_generator(name: str, setting: Setting, arguments, lengths: Optional[Ten
     Args:
         name: a key of :data:`SEARCHES`.
         setting: what is decoded.
-        arguments: beam, and folder of index files.
+        arguments: beam, folder of index files, and how many words are frequent.
         lengths: words of each sentence by its id, to which the softmax is held.
     """
     from fairseq.sequence_generator import SequenceGenerator
@@ -74,7 +74,7 @@ def make_generator(name: str, setting: Setting, arguments, lengths: Optional[Ten
         return SequenceGenerator([setting.ours], setting.target, **options)
     search = dict(SEARCHES[name])
     if search.get("knn_search") in APPROXIMATE:
-        search["knn_cache"] = arguments.cache
+        search.update(knn_cache=arguments.cache, knn_frequent=arguments.frequent)
     if name == "shortlist":
         search["shortlist"] = setting.lexicon
     search = SearchOptions(**search)

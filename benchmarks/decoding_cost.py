@@ -97,6 +97,14 @@ def best_of(found: dict) -> dict:
     return {number: hypotheses[0]["tokens"] for number, hypotheses in found.items()}
 
 
+def frequent_of(generator) -> Optional[int]:
+    """Return how many words are looked at beside an index; None without one."""
+    words = getattr(
+        getattr(generator, "slots", None) and generator.slots.searcher, "frequent", None
+    )
+    return None if words is None else len(words)
+
+
 def first_run(generator, way: Way, setting, table):
     """Decode once, which warms up: the hypotheses, and recall@1 and @10 of a search."""
     recall, slots = Recall(), getattr(generator, "slots", None)
@@ -135,6 +143,7 @@ def measure(arguments, setting) -> list:
             "beam": arguments.beam,
             "sentences": len(same),
             "threads": arguments.threads,
+            "frequent": frequent_of(generators[way.method]),
             "weights": "random" if not setting.score or way.method == "softmax" else "trained",
             "ready_seconds": ready,
             "agreement": None if way.method == "softmax" else sum(same) / len(same),
@@ -190,6 +199,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", nargs="+", choices=list(SEARCHES), default=list(SEARCHES))
     parser.add_argument("--probes", nargs="+", default=[32], help="of ivf, ivfpq", **positive)
     parser.add_argument("--ef", nargs="+", default=[128], help="of hnsw", **positive)
+    parser.add_argument(
+        "--frequent",
+        type=at_least(0),
+        metavar="N",
+        help="words that are looked at beside an index (--knn-frequent); 0: none",
+    )
     parser.add_argument("--cache", metavar="FOLDER", help="where indices are kept")
     parser.add_argument("--beam", default=5, **positive)
     parser.add_argument("--sentences", default=32, **positive)

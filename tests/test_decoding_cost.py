@@ -38,7 +38,7 @@ def test_random_weights(tmp_path, capsys):
     for name in ("dense", "exact", "hnsw-400", "ivf-64", "ivfpq-64", "shortlist"):
         assert rows[name]["agreement"] == 1, name
         assert name == "dense" or rows[name]["recall_at_10"] == 1, name
-    # one list of 66 finds little
+    # one list of 65 finds little
     assert rows["ivf-1"]["recall_at_10"] < rows["ivf-1"]["recall_at_1"] < 1
     assert rows["ivf-1"]["agreement"] < 1
     assert rows["softmax"]["agreement"] is rows["dense"]["recall_at_1"] is None
@@ -47,6 +47,17 @@ def test_random_weights(tmp_path, capsys):
     assert rows["ivf-1"]["ready_seconds"] > 0 and rows["ivf-64"]["ready_seconds"] is None
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
     assert "hnsw-400              300" in capsys.readouterr().out
+
+
+def test_frequent_words_are_looked_at_beside_an_index(tmp_path):
+    found = {}
+    for frequent in ([], ["--frequent", "0"], ["--frequent", "250"]):
+        files = ["--methods", "exact", "ivf", "--probes", "1", "--json", str(tmp_path / "rows")]
+        decoding_cost.main([*SIZES, *files, *frequent])
+        exact, ivf = json.loads((tmp_path / "rows").read_text())
+        assert exact["frequent"] is None
+        found[ivf["frequent"]] = ivf["recall_at_10"]
+    assert list(found) == [29, 0, 250] and found[0] < 0.5 < found[250] < 1
 
 
 def test_a_trained_model(tmp_path, corpus, trained, capsys):

@@ -67,7 +67,8 @@ class GatheredWeight:
     """A weight W ``(…, m, n)`` that is multiplied with at every step of a recurrence.
 
     ``weight(x)`` is x Wᵀ, ``(…, N, n)`` → ``(…, N, m)``. Gradients are those of that product, but
-    that of W is computed once, after the last step's. An object is for one forward and backward.
+    that of W is computed once, after the last step's. Backward passes may come again, or be
+    differentiated, as those of the product. An object is for one forward.
 
     Args:
         weight: W, a parameter or what the model has computed.
