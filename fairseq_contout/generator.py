@@ -236,14 +236,13 @@ class _OverSlots:
         # blocked words are left out of the search for neighbours: blocking them in the answer
         # could leave too few
         self.ngram_size = no_repeat_ngram_size
-        if self.ngram_size:
-            self.model.forward_decoder = self._forward_decoder_without_repeats(
-                self.model.forward_decoder
-            )
+        self.model.forward_decoder = self._following_hypotheses(self.model.forward_decoder)
 
-    def _forward_decoder_without_repeats(self, forward_decoder):
+    def _following_hypotheses(self, forward_decoder):
         def forward(tokens, *args, **kwargs):
-            self.slots.blocked = blocked_tokens(tokens, self.ngram_size)
+            if self.ngram_size:
+                self.slots.blocked = blocked_tokens(tokens, self.ngram_size)
+            self.slots.searcher.follow(tokens)
             return forward_decoder(tokens, *args, **kwargs)
 
         return forward

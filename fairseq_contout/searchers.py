@@ -104,6 +104,9 @@ class Searcher(ABC):
         """Return what takes the place of a model's encoder, which may be None: the encoder."""
         return encoder
 
+    def follow(self, tokens: Tensor):  # noqa: B027  (most searches look at predictions alone)
+        """Take the hypotheses that the next search goes on with, ``(N, t)``, ``</s>`` first."""
+
     def covers(self, beams: Tensor, tokens: Tensor) -> Tensor:
         """Tell whether the normaliser of beams ``(M,)`` counts words ``(M,)``: bool ``(M,)``."""
         return torch.ones_like(tokens, dtype=torch.bool)

@@ -35,6 +35,8 @@ class ShortlistSearch(Searcher):
 
         logit_w + B + max_{s ∈ x} log p(w | s)
 
+    until a hypothesis has it.
+
     Args:
         table: the target table.
         path: the lexicon's file.
@@ -47,7 +49,7 @@ class ShortlistSearch(Searcher):
     def __init__(self, table, path: str, bonus: Optional[float] = None):
         super().__init__(table)
         self.path, self.bonus = path, bonus
-        self._words = self._sentences = self._logs = self._gain = None
+        self._words = self._sentences = self._logs = self._gain = self._written = None
         if bonus is not None and table.new_words is None:
             raise ValueError(
                 f"--new-word-bonus {bonus} is for the words that --new-table brings, but there is "
@@ -131,6 +133,10 @@ class ShortlistSearch(Searcher):
             self._gain = None if self._gain is None else self._gain[kept]
             self._sentences = torch.searchsorted(kept, self._sentences)
 
+    def follow(self, tokens: Tensor):
+        """Take the hypotheses so far, whose words have no bonus a second time."""
+        self._written = tokens
+
     def covers(self, beams: Tensor, tokens: Tensor) -> Tensor:
         """Tell which words are special or on the shortlist of a beam's sentence."""
         own = self._words[self._sentences[beams]].eq(tokens.unsqueeze(1)).any(dim=1)
@@ -156,7 +162,9 @@ class ShortlistSearch(Searcher):
         none, indices = indices < 0, indices.clamp(min=0)
         logits = query.finish(products, self.table.log_prior(indices))
         if self._gain is not None:
-            logits[:, frequent.size(1) :] += self._gain[self._sentences].to(logits.dtype)
+            written = (words.unsqueeze(2) == self._written.unsqueeze(1)).any(dim=2)
+            gain = self._gain[self._sentences].masked_fill(written, 0)
+            logits[:, frequent.size(1) :] += gain.to(logits.dtype)
         logits = logits.masked_fill(none, -torch.inf)
         return Neighbours(*best_of(logits, indices, k), logits.logsumexp(dim=1))
 

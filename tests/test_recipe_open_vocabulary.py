@@ -28,6 +28,33 @@ def test_new_words_are_counted_as_often_as_they_are_right(tmp_path):
     assert module.dictionary_words(tmp_path / "dict") == {"the", "gnu"}
 
 
+def test_a_bonus_may_cost_no_bleu(tmp_path, capsys):
+    module = load_script("open-vocabulary", "bonus.py")
+    found = {"6": (31.0, 10.0), "7": (30.5, 15.0), "8": (30.0, 20.0), "9": (29.9, 25.0)}
+    assert module.best_bonus(found, 30.0) == "8" and module.best_bonus(found, 30.8) == "6"
+    assert module.best_bonus(found, 32.0) == "6"
+    (tmp_path / "trained").write_text("the 7\na 5\n sat 3\n")
+    (tmp_path / "extended").write_text("the 7\na 5\n sat 3\nnewt 1\ngnu 1\n")
+    (tmp_path / "reference").write_text("the newt sat the a\na gnu sat a the\n")
+    texts = {
+        "base": ("the a sat the a", "a a sat a the"),
+        "1": ("the newt sat the a", "a a sat a the"),
+        "2": ("the newt sat the a", "a gnu sat a the"),
+        "3": ("gnu newt gnu newt a", "gnu gnu newt a a"),
+    }
+    for name, lines in texts.items():
+        log = "".join(f"H-{i}\t-1.0\t{line}\n" for i, line in enumerate(lines))
+        (tmp_path / name).write_text(log)
+    module.main(
+        [f"--{name}={tmp_path / name}" for name in ("base", "reference", "extended")]
+        + [f"--dictionary={tmp_path / 'trained'}"]
+        + [f"{bonus}={tmp_path / bonus}" for bonus in "123"]
+    )
+    told = capsys.readouterr()
+    assert told.out == "2\n" and "bonus 2: BLEU 100.00, recall 100.0 %" in told.err
+    assert "bonus 1: BLEU" in told.err and "recall 50.0 %" in told.err
+
+
 @pytest.mark.recipes
 def test_open_vocabulary(tmp_path):
     recipe_data.multi30k(tmp_path / "data with blanks", 300)
@@ -37,7 +64,8 @@ def test_open_vocabulary(tmp_path):
     (found,) = results(process)
     assert found["recipe"] == "best-frozen" and found["trained_words"] == 200
     assert found["new_words"] > 200 and found["new_words_in_references"] > 20
-    names = ["base", "base-replace-unk", "extended", "extended-shortlist"]
+    names = ["base", "base-replace-unk", "extended", "extended-shortlist", "extended-bonus"]
+    assert found["bonus"] in (6, 7, 8, 9, 10)
     for name in [*names, "softmax", "softmax-replace-unk"]:
         assert 0 <= found[name]["bleu"] <= 100 and 0 <= found[name]["recall"] <= 100
     for name in ("base", "softmax"):
@@ -65,5 +93,6 @@ def test_bad_values_are_refused(tmp_path):
     assert "TRAINED_WORDS must be" in message(tmp_path, TRAINED_WORDS="many")
     assert "RECIPE must have a frozen table" in message(tmp_path, RECIPE="contrastive")
     assert "TABLE_SOURCE must be fasttext" in message(tmp_path, TABLE_SOURCE="random")
+    assert "BONUS must be a number, or several" in message(tmp_path, BONUS="much")
     assert "SEARCH must not be given" in message(tmp_path, SEARCH="ivf")
     assert "OUT_DIR must be given" in message()

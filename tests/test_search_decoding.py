@@ -132,7 +132,14 @@ def test_new_words_have_a_bonus(tiny, narrow, tmp_path, monkeypatch):
     found = generate(tiny, {**search, "new_word_bonus": 2.5}, beam=4)
     count = [sum(int(new[h["tokens"]].sum()) for best in n for h in best) for n in (plain, found)]
     assert count[1] > count[0]
-    scores = tiny.table.scores
+    assert max(h["tokens"].bincount()[4:].max() for best in plain for h in best) > 1
+    scores, written = tiny.table.scores, []
+
+    def with_gain(hidden, temperature, gain):
+        # once in a hypothesis
+        once = gain.repeat(len(hidden), 1).scatter(1, written[-1], 0)
+        return scores(hidden, temperature) + once
+
     for sentence, best in enumerate(found):
         words = tiny.batch["net_input"]["src_tokens"][sentence]
         words = words[words.ge(4)]
@@ -144,8 +151,12 @@ def test_new_words_have_a_bonus(tiny, narrow, tmp_path, monkeypatch):
         assert gain.any()
         with monkeypatch.context() as patch:
             patch.setitem(tiny.table._buffers, "emittable", allowed_for(tiny, lexicon, words))
-            patch.setattr(tiny.table, "scores", lambda *args, gain=gain: scores(*args) + gain)
+            patch.setattr(tiny.table, "scores", lambda *args, gain=gain: with_gain(*args, gain))
             dense = SequenceGenerator([tiny.model], tiny.dictionary, beam_size=4, max_len_b=9)
+            forward = dense.model.forward_decoder
+            dense.model.forward_decoder = lambda tokens, *rest, forward=forward: (
+                written.append(tokens) or forward(tokens, *rest)
+            )
             expected = dense.generate([tiny.model], collate(tiny.dictionary, [words]))
         assert_same_hypotheses(expected, [best])
 

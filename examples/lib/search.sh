@@ -31,7 +31,7 @@ search_options() {
     hnsw | ivf | ivfpq) DECODE_OPTIONS+=(--knn-cache "$OUT_DIR") ;;
     shortlist)
       lock_folder "$PREP_DIR" wait
-      stage "$PREP_DIR" lexicon "$LEXICON_OPTIONS" learn_lexicon "$BIN_DIR/dict.$TARGET_LANG.txt" "$lexicon"
+      stage "$PREP_DIR" lexicon "format 2 $LEXICON_OPTIONS" learn_lexicon "$BIN_DIR/dict.$TARGET_LANG.txt" "$lexicon"
       unlock_folder "$PREP_DIR"
       DECODE_OPTIONS+=(--shortlist "$lexicon")
       ;;

@@ -11,22 +11,27 @@
 #   base, base-replace-unk          the continuous output over the trained words
 #   extended                        the same model with --new-table
 #   extended-shortlist              and with the words alone that a lexicon of the training text gives for a sentence
+#   extended-bonus                  and new words have a bonus (--new-word-bonus): the one of BONUS (6,7,8,9,10) that finds most
+#                                   of them in the validation data without a loss of BLEU against base
 #   softmax, softmax-replace-unk    the softmax
-# SHORTCUT (1): the continuous output has --lexical-shortcut, and its source words stay where fastText has them
-# (--freeze encoder.embed_tokens); 0: neither. OPEN_SOURCE (1): its source dictionary has the words of the texts that are
+# SHORTCUT (0): 1: the continuous output has --lexical-shortcut, and its source words stay where fastText has them
+# (--freeze encoder.embed_tokens). OPEN_SOURCE (1): its source dictionary has the words of the texts that are
 # translated, too, whose vectors fastText composes; the softmax reads them as <unk>.
 # TABLE_TEXT (both) is what fastText reads: both languages, words interleaved, so that a source word is
 # near its translation, or target. SKIP_UNKNOWN (1): the continuous output is not trained to predict <unk>.
-# LEXICON_OPTIONS are those of preprocess/build_lexicon.py; LENPEN, BEAM, SEED, TABLE_DIM, … those of the other
+# LEXICON_OPTIONS (--words 10 --frequent TRAINED_WORDS --min-probability 0.05 --iterations 5) are those of
+# preprocess/build_lexicon.py; LENPEN, BEAM, SEED, TABLE_DIM, … those of the other
 # recipes (examples/multi30k.de-en/run.sh --help).
 set -euo pipefail
 # shellcheck source=../lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 SOURCE_LANG=de TARGET_LANG=en SUBWORD_METHOD=none
-: "${TRAINED_WORDS:=3000}" "${TABLE_TEXT:=both}" "${SKIP_UNKNOWN:=1}" "${SHORTCUT:=1}" "${OPEN_SOURCE:=1}"
-: "${FASTTEXT_EPOCHS:=30}"
+: "${TRAINED_WORDS:=3000}" "${TABLE_TEXT:=both}" "${SKIP_UNKNOWN:=1}" "${SHORTCUT:=0}" "${OPEN_SOURCE:=1}"
+: "${FASTTEXT_EPOCHS:=30}" "${BONUS:=6,7,8,9,10}"
+: "${LEXICON_OPTIONS:=--words 10 --frequent $TRAINED_WORDS --min-probability 0.05 --iterations 5}"
 [[ $TRAINED_WORDS =~ ^[1-9][0-9]*$ ]] || die "TRAINED_WORDS must be a number of words, 1 or more, but is $TRAINED_WORDS"
+[[ $BONUS =~ ^[0-9.]+(,[0-9.]+)*$ ]] || die "BONUS must be a number, or several with commas between them, but is $BONUS"
 # shellcheck source=../lib/multi30k.sh
 . "$LIB/multi30k.sh"
 
@@ -75,6 +80,22 @@ translate() {
   decode "$name" "$PREP_DIR/text" "$BEAM" "$BEST_LENPEN"
 }
 
+# Set BEST_BONUS, as bonus.py says, by translations of the validation data.
+tune_bonus() {
+  local value logs=() base=valid
+  DECODE_OPTIONS=(--task continuous_translation --knn 32)
+  decode "$base" "$BIN_DIR" "$BEAM" "$BEST_LENPEN" valid
+  for value in ${BONUS//,/ }; do
+    DECODE_OPTIONS=(--task continuous_translation --knn 32 "${NEW_WORDS[@]}" --new-word-bonus "$value")
+    decode "valid-bonus$value" "$BIN_DIR" "$BEAM" "$BEST_LENPEN" valid
+    logs+=("$value=$OUT_DIR/decode/valid-bonus$value.beam$BEAM.log")
+  done
+  BEST_BONUS=$("$PYTHON" "$EXAMPLES/open-vocabulary/bonus.py" --base "$OUT_DIR/decode/$base.beam$BEAM.log" \
+    --reference "$PREP_DIR/clean/valid.$TARGET_LANG" --dictionary "$BIN_DIR/dict.$TARGET_LANG.txt" \
+    --extended "${EXTENDED%.safetensors}.dict.txt" "${logs[@]}")
+  say "bonus of new words: $BEST_BONUS"
+}
+
 evaluate() { # in place of that of the other recipes
   choose_weights
   tune_lenpen
@@ -93,7 +114,11 @@ evaluate() { # in place of that of the other recipes
   translate "$name-replace-unk" --replace-unk --print-alignment hard
   if [ "$OUTPUT" = frozen ]; then
     translate extended --new-table "$EXTENDED"
-    translate extended-shortlist --new-table "$EXTENDED" --knn-search shortlist --shortlist "$NEW_LEXICON"
+    NEW_WORDS=(--new-table "$EXTENDED" --knn-search shortlist --shortlist "$NEW_LEXICON")
+    translate extended-shortlist "${NEW_WORDS[@]}"
+    tune_bonus
+    translate extended-bonus "${NEW_WORDS[@]}" --new-word-bonus "$BEST_BONUS"
+    printf '%s\n' "$BEST_BONUS" >"$OUT_DIR/bonus"
     printf '%s\n' "$EXTENDED" >"$OUT_DIR/extended"
   fi
   printf '%s\n' "$BEST_LENPEN" >"$OUT_DIR/lenpen"
@@ -101,7 +126,7 @@ evaluate() { # in place of that of the other recipes
 
 score_variants() {
   local variants=() name
-  for name in base base-replace-unk extended extended-shortlist; do
+  for name in base base-replace-unk extended extended-shortlist extended-bonus; do
     variants+=("$name=$OUT/continuous/decode/$name.beam$BEAM.log")
   done
   for name in softmax softmax-replace-unk; do
@@ -110,7 +135,7 @@ score_variants() {
   "$PYTHON" "$EXAMPLES/open-vocabulary/score.py" --reference "$PREP_DIR/raw/test.en" \
     --reference-tokens "$PREP_DIR/clean/test.en" --dictionary "$PREP_DIR/bin/dict.en.txt" \
     --extended "$(sed 's/safetensors$/dict.txt/' "$OUT/continuous/extended")" --seed "$SEED" \
-    --lenpen "$(cat "$OUT/continuous/lenpen")" --softmax-lenpen "$(cat "$OUT/softmax/lenpen")" \
+    --lenpen "$(cat "$OUT/continuous/lenpen")" --bonus "$(cat "$OUT/continuous/bonus")" --softmax-lenpen "$(cat "$OUT/softmax/lenpen")" \
     --recipe "$CONTINUOUS" --output "$OUT/results.jsonl" --command "$COMMAND" \
     --train-log "$OUT/continuous/train.log" --train-stats "$OUT/continuous/train_stats.json" \
     "${variants[@]}"

@@ -61,6 +61,7 @@ def parse(argv=None):
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--lenpen", type=float, required=True)
+    parser.add_argument("--bonus", type=float, required=True, help="of extended-bonus")
     parser.add_argument("--softmax-lenpen", type=float, required=True)
     parser.add_argument("--command", required=True)
     parser.add_argument("--output", type=Path, required=True, help="JSON file")
@@ -86,7 +87,7 @@ def main(argv=None):
             result[signature] = scores.pop(signature)
         result.update(new_words_in_references=words.pop("wanted"))
         result[name] = {**scores, **words}
-    result.update(lenpen=args.lenpen, softmax_lenpen=args.softmax_lenpen)
+    result.update(lenpen=args.lenpen, softmax_lenpen=args.softmax_lenpen, bonus=args.bonus)
     result.update(training_cost(args.train_log, args.train_stats), command=args.command)
     write_result(args.output, result)
 
