@@ -3,7 +3,8 @@
 
 IBM model 1 gives p(target word | source word). The likeliest words of each source word are kept,
 its own spelling first where the target dictionary has it, and the most frequent target words for
-all. Decoding: --knn-search shortlist --shortlist FILE.
+all. A source word that the text does not have can take its nearest target word in a space of both
+languages. Decoding: --knn-search shortlist --shortlist FILE.
 """
 
 import sys
@@ -28,7 +29,7 @@ from preprocess.common import (  # noqa: E402
 )
 from preprocess.model1 import Model1  # noqa: E402
 
-FILES = ("input", "dictionary")
+FILES = ("input", "dictionary", "neighbours")
 NOT_OF_THE_LEXICON = ("output", "held_out", "quiet")
 
 
@@ -75,6 +76,25 @@ def parser() -> Parser:
         help="learn from the first N lines: about 12 bytes for each pair of tokens are in memory",
     )
     parser.add_argument(
+        "--neighbours",
+        nargs=2,
+        metavar=("SOURCE", "TARGET"),
+        help="tables of both dictionaries in one space: a source word that the text does not have "
+        "is given the target word of the nearest row",
+    )
+    parser.add_argument(
+        "--neighbour-cosine",
+        type=number(float, -1, 1),
+        default=0.4,
+        help="least cosine of a neighbour",
+    )
+    parser.add_argument(
+        "--neighbour-probability",
+        type=number(float, 1e-6, 1),
+        default=0.3,
+        help="its probability: how often the nearest row is that of a translation",
+    )
+    parser.add_argument(
         "--held-out",
         nargs=2,
         metavar=("SOURCE", "TARGET"),
@@ -112,18 +132,48 @@ def same_spelling(source, target) -> np.ndarray:
     return np.where(np.arange(len(own)) < source.nspecial, -1, own)
 
 
+def nearest_words(args, source, target, usable) -> np.ndarray:
+    """Return for each source word the target word whose row is nearest, or -1.
+
+    It is -1 for special symbols, without ``--neighbours``, and where the cosine is below
+    ``--neighbour-cosine``.
+
+    Raises:
+        ValueError: tables of other dictionaries, or of two dimensions.
+    """
+    nearest = np.full(len(source), -1)
+    if not args.neighbours:
+        return nearest
+    with without_notes():
+        from fairseq_contout.table_file import load_table
+    own, others = (load_table(path, d) for path, d in zip(args.neighbours, (source, target)))
+    if own.size(1) != others.size(1):
+        raise ValueError(
+            f"--neighbours {' '.join(map(str, args.neighbours))}: must be rows of one space, but "
+            f"have {own.size(1)} and {others.size(1)} numbers; make them from the same vectors"
+        )
+    words = torch.from_numpy(usable.nonzero()[0])
+    others = others[words].t()
+    for place in torch.arange(source.nspecial, len(source)).split(1024):
+        cosine, index = (own[place] @ others).max(dim=1)
+        found = words[index].masked_fill(cosine < args.neighbour_cosine, -1)
+        nearest[place.numpy()] = found.numpy()
+    return nearest
+
+
 def choose(model: Model1, source, target, usable, frequent, args):
     """Choose each source word's target words, other than the frequent ones, which all have.
 
     A word's own spelling comes first, unless the text has the word and makes its spelling less
     likely than ``--min-probability``: German *die* is not English *die*. Where the text does not
-    have the word, its spelling has probability 1.
+    have the word, its spelling has probability 1, and its neighbour comes next.
 
     Returns:
         the words, ``(V_source, N)`` int64, likeliest first, filled up with -1; and the logarithms
         of their probabilities, ``(V_source, N)`` float64, 0 where there is no word.
     """
     found, twin = model.translations(), same_spelling(source, target)
+    near = nearest_words(args, source, target, usable)
     usable = usable.copy()
     usable[frequent] = False
     twin = np.where(np.append(usable, False)[twin], twin, -1)
@@ -131,7 +181,8 @@ def choose(model: Model1, source, target, usable, frequent, args):
     likely = found.probability >= args.min_probability
     twins = word & (np.append(twin, -1)[found.source] == found.target)
     own = np.full(len(source) + 1, -np.inf)  # that of a word's spelling, and of the empty word
-    own[: len(source)][~np.isin(np.arange(len(source)), found.source)] = 0
+    unseen = ~np.isin(np.arange(len(source)), found.source)
+    own[: len(source)][unseen] = 0
     own[found.source[twins & likely]] = np.log(found.probability[twins & likely])
     twin = np.where(np.isfinite(own[:-1]), twin, -1)
     chosen = (word & ~twins & usable[found.target] & likely).nonzero()[0]
@@ -146,6 +197,10 @@ def choose(model: Model1, source, target, usable, frequent, args):
     logs = np.zeros(best.shape)
     logs[:, 0] = np.where(twin >= 0, own[:-1], 0)
     logs[owner[fits], place[fits]] = np.log(found.probability[chosen[fits]])
+    place = (twin >= 0).astype(int)
+    more = unseen & (near != twin) & np.append(usable, False)[near] & (place < args.words)
+    best[more, place[more]] = near[more]
+    logs[more, place[more]] = np.log(args.neighbour_probability)
     return best, logs
 
 
@@ -170,7 +225,7 @@ def build(args):
         from fairseq_contout.lexicon_file import Lexicon, save_lexicon
         from fairseq_contout.symbols import emittable_rows
 
-    read = (*args.input, *args.dictionary, *(args.held_out or ()))
+    read = (*args.input, *args.dictionary, *(args.held_out or ()), *(args.neighbours or ()))
     check_output(args.output, inputs=read)
     source, target = map(load_dictionary, args.dictionary)
     sources, targets = read_indices(args.input, (source, target), args)

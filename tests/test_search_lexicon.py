@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from fairseq_contout.lexicon_file import Lexicon, load_lexicon, save_lexicon
 from fairseq_contout.symbols import dictionary_signature
+from fairseq_contout.target_table import save_table
 from preprocess import model1
 from preprocess.model1 import Model1
 
@@ -142,6 +143,49 @@ def test_a_spelling_that_the_text_speaks_against_is_left_out(tmp_path):
     assert found["die"] == []  # "the" is frequent
     assert [word for word, _ in found["hand"]] == ["hand"] and found["hand"][0][1] < 0
     assert found["Otto"] == [("Otto", 0.0)]  # no text has it
+
+
+def test_words_that_the_text_does_not_have_take_their_neighbours(tmp_path, capsys):
+    (tmp_path / "a").write_text("die hand\n" * 5)
+    (tmp_path / "b").write_text("the hand\n" * 5)
+    words = ["die", "hand", "Tor", "Otto", "Rad", "fern"]
+    one = write_dictionary(tmp_path / "dict.a", words)
+    other = write_dictionary(tmp_path / "dict.b", ["the", "hand", "gate", "Otto", "bike"])
+    draw = torch.Generator().manual_seed(1)
+    rows = torch.nn.functional.normalize(torch.randn(9, 5, generator=draw), dim=1)
+    own = torch.zeros(10, 5)
+    own[:4] = rows[:4]
+    # die: bike, which the text speaks against; Tor: gate; Otto: gate, beside its own spelling;
+    # Rad: the frequent word; fern: opposite to all
+    own[4:9] = rows[[8, 5, 6, 6, 4]]
+    own[9] = torch.nn.functional.normalize(-rows[4:].sum(dim=0), dim=0)
+    save_table(tmp_path / "one", own, one, source="random", origins={"random": 10})
+    save_table(tmp_path / "other", rows, other, source="random", origins={"random": 9})
+    options = ["--input", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "lexicon"]
+    options += ["--dictionary", tmp_path / "dict.a", tmp_path / "dict.b", "--frequent", 1]
+    near = ["--neighbours", tmp_path / "one", tmp_path / "other"]
+    more = ["--neighbour-probability", 0.25, "--words", 2]
+
+    def lists():
+        lexicon = load(tmp_path, one, other)
+        return [
+            [(other[t], log) for t, log in zip(*row) if t >= 0]
+            for row in zip(lexicon.best[4:].tolist(), lexicon.log_probability[4:].tolist())
+        ]
+
+    assert call("build_lexicon", *options, *near, *more) == 0
+    found, quarter = lists(), pytest.approx(math.log(0.25))
+    assert [word for word, _ in found[0]] == ["hand"] == [word for word, _ in found[1]]
+    assert found[2:] == [[("gate", quarter)], [("Otto", 0.0), ("gate", quarter)], [], []]
+    assert call("build_lexicon", *options) == 0
+    assert lists()[2:] == [[], [("Otto", 0.0)], [], []]
+    assert call("build_lexicon", *options, *near, "--words", 1) == 0
+    assert lists()[3] == [("Otto", 0.0)]
+    save_table(tmp_path / "wide", torch.eye(9), other, source="random", origins={"random": 9})
+    near[-1] = tmp_path / "wide"
+    assert "must be rows of one space, but have 5 and 9 numbers; make" in fails(
+        capsys, tmp_path, "build_lexicon", *options, *near
+    )
 
 
 def test_the_same_text_is_the_same_file_and_names_no_folder(text):

@@ -13,10 +13,10 @@ check_search() {
     die "GENERATE_OPTIONS must not have --task where SEARCH is given, but is $GENERATE_OPTIONS; leave one out"
 }
 
-# learn_lexicon DICTIONARY OUTPUT: a lexicon of likely target words, of the training text.
+# learn_lexicon DICTIONARY OUTPUT [OPTIONS…]: a lexicon of likely target words, of the training text.
 learn_lexicon() {
   # shellcheck disable=SC2206 # a list of options, split on blanks on purpose
-  local options=($LEXICON_OPTIONS)
+  local options=($LEXICON_OPTIONS "${@:3}")
   "$PYTHON" "$ROOT/preprocess/build_lexicon.py" --input "$PIECES/train.$SOURCE_LANG" "$PIECES/train.$TARGET_LANG" \
     --dictionary "$BIN_DIR/dict.$SOURCE_LANG.txt" "$1" \
     --held-out "$PIECES/valid.$SOURCE_LANG" "$PIECES/valid.$TARGET_LANG" --output "$2" ${options[@]+"${options[@]}"}

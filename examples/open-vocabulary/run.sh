@@ -105,7 +105,11 @@ evaluate() { # in place of that of the other recipes
     EXTENDED=${TABLE%.safetensors}-extended.safetensors
     stage "$PREP_DIR" "$(basename "$EXTENDED")" "$(checksum "$TABLE")" stage_extend
     NEW_LEXICON=${EXTENDED%.safetensors}-lexicon.safetensors
-    stage "$PREP_DIR" "$(basename "$NEW_LEXICON")" "$(checksum "$EXTENDED") $LEXICON_OPTIONS" learn_lexicon "${EXTENDED%.safetensors}.dict.txt" "$NEW_LEXICON"
+    # where both languages are in one space, source words that the training text does not have have neighbours there
+    local near=()
+    [ "$TABLE_TEXT" != both ] || [ -z "$ENCODER_VECTORS" ] || near=(--neighbours "${ENCODER_VECTORS%.vec}.safetensors" "$EXTENDED")
+    stage "$PREP_DIR" "$(basename "$NEW_LEXICON")" "$(checksum "$EXTENDED") ${#near[@]} $LEXICON_OPTIONS" \
+      learn_lexicon "${EXTENDED%.safetensors}.dict.txt" "$NEW_LEXICON" ${near[@]+"${near[@]}"}
   fi
   unlock_folder "$PREP_DIR"
   local name=softmax
