@@ -91,8 +91,8 @@ def parser() -> Parser:
     parser.add_argument(
         "--neighbour-probability",
         type=number(float, 1e-6, 1),
-        default=0.3,
-        help="its probability: how often the nearest row is that of a translation",
+        default=0.1,
+        help="its probability: how often the nearest row is that of the translation",
     )
     parser.add_argument(
         "--held-out",

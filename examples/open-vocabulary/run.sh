@@ -12,7 +12,7 @@
 #   extended                        the same model with --new-table
 #   extended-shortlist              and with the words alone that a lexicon of the training text gives for a sentence
 #   extended-bonus                  and new words have a bonus (--new-word-bonus): the one of BONUS (6,7,8,9,10) that finds most
-#                                   of them in the validation data without a loss of BLEU against base
+#                                   of them in the validation data at 0.2 BLEU or more above base
 #   softmax, softmax-replace-unk    the softmax
 # SHORTCUT (0): 1: the continuous output has --lexical-shortcut, and its source words stay where fastText has them
 # (--freeze encoder.embed_tokens). OPEN_SOURCE (1): its source dictionary has the words of the texts that are
