@@ -65,7 +65,7 @@ def test_open_vocabulary(tmp_path):
     assert found["recipe"] == "best-frozen" and found["trained_words"] == 200
     assert found["new_words"] > 200 and found["new_words_in_references"] > 20
     names = ["base", "base-replace-unk", "extended", "extended-shortlist", "extended-bonus"]
-    assert found["bonus"] in (6, 7, 8, 9, 10)
+    assert found["bonus"] in (6, 6.5, 7, 7.5, 8)
     for name in [*names, "softmax", "softmax-replace-unk"]:
         assert 0 <= found[name]["bleu"] <= 100 and 0 <= found[name]["recall"] <= 100
     for name in ("base", "softmax"):

@@ -11,7 +11,7 @@
 #   base, base-replace-unk          the continuous output over the trained words
 #   extended                        the same model with --new-table
 #   extended-shortlist              and with the words alone that a lexicon of the training text gives for a sentence
-#   extended-bonus                  and new words have a bonus (--new-word-bonus): the one of BONUS (6,7,8,9,10) that finds most
+#   extended-bonus                  and new words have a bonus (--new-word-bonus): the one of BONUS (6,6.5,7,7.5,8) that finds most
 #                                   of them in the validation data at 0.2 BLEU or more above base
 #   softmax, softmax-replace-unk    the softmax
 # SHORTCUT (0): 1: the continuous output has --lexical-shortcut, and its source words stay where fastText has them
@@ -28,7 +28,7 @@ set -euo pipefail
 
 SOURCE_LANG=de TARGET_LANG=en SUBWORD_METHOD=none
 : "${TRAINED_WORDS:=3000}" "${TABLE_TEXT:=both}" "${SKIP_UNKNOWN:=1}" "${SHORTCUT:=0}" "${OPEN_SOURCE:=1}"
-: "${FASTTEXT_EPOCHS:=30}" "${BONUS:=6,7,8,9,10}"
+: "${FASTTEXT_EPOCHS:=30}" "${BONUS:=6,6.5,7,7.5,8}"
 : "${LEXICON_OPTIONS:=--words 10 --frequent $TRAINED_WORDS --min-probability 0.05 --iterations 5}"
 [[ $TRAINED_WORDS =~ ^[1-9][0-9]*$ ]] || die "TRAINED_WORDS must be a number of words, 1 or more, but is $TRAINED_WORDS"
 [[ $BONUS =~ ^[0-9.]+(,[0-9.]+)*$ ]] || die "BONUS must be a number, or several with commas between them, but is $BONUS"
