@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 #: Logits held at once while a validation batch is scored, in elements.
-_VALIDATION_ELEMENTS = 1 << 25
+_VALIDATION_ELEMENTS = 1 << 23
 #: Tokens of a validation batch that take part in the calibration of the scale.
 _CALIBRATION_TOKENS = 256
 #: How much a number of a unit vector changes by being stored in bf16.
