@@ -14,6 +14,11 @@ from fairseq_contout.models.recurrent import (
 )
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(1)
+
+
 def rand(*shape):
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
