@@ -134,6 +134,7 @@ class SlotModel(nn.Module):
             return self.table.log_prob_of(hidden[rows], tokens, temperature, total=total)
         # divided by what the other slots are divided by, and that with the token itself
         own = self.table.log_prob_of(hidden[rows], tokens, temperature, total=0.0)
+        own = own + self.searcher.gain(rows, tokens).to(own.dtype)
         counted = self.searcher.covers(rows, tokens)
         total = torch.where(counted, torch.maximum(total, own), torch.logaddexp(total, own))
         return own - total

@@ -111,6 +111,10 @@ class Searcher(ABC):
         """Tell whether the normaliser of beams ``(M,)`` counts words ``(M,)``: bool ``(M,)``."""
         return torch.ones_like(tokens, dtype=torch.bool)
 
+    def gain(self, beams: Tensor, tokens: Tensor) -> Tensor:
+        """Return what the search adds to the logits of words ``(M,)`` of beams ``(M,)``."""
+        return torch.zeros(len(tokens), device=tokens.device)
+
     @abstractmethod
     def _prepare(self):
         """Make what is kept of the rows."""

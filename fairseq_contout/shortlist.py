@@ -142,6 +142,14 @@ class ShortlistSearch(Searcher):
         own = self._words[self._sentences[beams]].eq(tokens.unsqueeze(1)).any(dim=1)
         return own | torch.isin(tokens, self._frequent) | tokens.lt(self.table.num_specials)
 
+    def gain(self, beams: Tensor, tokens: Tensor) -> Tensor:
+        """Return the bonus of words ``(M,)`` of beams ``(M,)``: 0 for one that has none."""
+        if self._gain is None:
+            return super().gain(beams, tokens)
+        sentences, tokens = self._sentences[beams], tokens.unsqueeze(1)
+        gain = self._gain[sentences].masked_fill(self._words[sentences] != tokens, 0).sum(dim=1)
+        return gain.masked_fill((self._written[beams] == tokens).any(dim=1), 0)
+
     def _prepare(self):
         self._frequent_rows = self.table.rows(self._frequent)
 

@@ -161,6 +161,36 @@ def test_new_words_have_a_bonus(tiny, narrow, tmp_path, monkeypatch):
         assert_same_hypotheses(expected, [best])
 
 
+def test_a_forced_new_word_has_its_bonus_once(tiny, narrow, tmp_path, monkeypatch):
+    lexicon, _ = narrow
+    search = save(tmp_path, tiny, lexicon.best, lexicon.frequent, -torch.rand(lexicon.best.shape))
+    new = torch.arange(len(tiny.table.weight)) >= 120
+    monkeypatch.setattr(tiny.table, "new_words", new)
+    generator = tiny.build({**search, "new_word_bonus": 2.5}, beam=2)
+    slots, searcher = generator.slots, generator.slots.searcher
+    searcher.begin(tiny.batch["net_input"]["src_tokens"])
+    searcher.reorder(torch.arange(5).repeat_interleave(2))
+    searcher.reorder(torch.arange(2, 10))  # the first sentence is done
+    words, hidden = searcher._words[searcher._sentences], torch.randn(8, 16)
+    have = searcher._gain[searcher._sentences].abs().argmax(dim=1)
+    tokens = words[torch.arange(8), have]
+    assert new[tokens].all()
+    written = torch.full((8, 3), 2)
+    written[1::2, 1] = tokens[1::2]
+    searcher.follow(written)
+    monkeypatch.setattr(slots.decoder, "split_temperature", lambda _: (hidden, 1.5))
+    expected = slots.get_normalized_probs([None], log_probs=True)[:, 0]
+    place = slots.indices.eq(tokens.unsqueeze(1)).long().argmax(dim=1)
+    expected = expected[torch.arange(8), place]
+    assert slots.indices[torch.arange(8), place].equal(tokens)
+    torch.testing.assert_close(slots.offer(torch.arange(8), tokens), expected)
+    rows = torch.tensor([6, 3, 0])
+    torch.testing.assert_close(slots.offer(rows, tokens[rows]), expected[rows])
+    frequent = lexicon.frequent[:3]
+    assert searcher.gain(rows, frequent).eq(0).all()
+    assert searcher.gain(rows, tokens[rows]).ne(0).tolist() == [True, False, True]
+
+
 def test_a_bonus_needs_new_words(tiny, narrow):
     with pytest.raises(ValueError, match="--new-word-bonus 1.0 is for the words that --new-table"):
         tiny.build({**narrow[1], "new_word_bonus": 1.0}, beam=4)
