@@ -50,10 +50,11 @@ class ShortlistSearch(Searcher):
         super().__init__(table)
         self.path, self.bonus = path, bonus
         self._words = self._sentences = self._logs = self._gain = self._written = None
-        if bonus is not None and table.new_words is None:
+        if bonus is not None and (table.new_words is None or not table.new_words.any()):
             raise ValueError(
                 f"--new-word-bonus {bonus} is for the words that --new-table brings, but there is "
-                "none; give --new-table FILE, or leave it out"
+                "none; give a --new-table FILE with words that the model was not trained with, or "
+                "leave it out"
             )
 
     def attend(self, encoder):

@@ -191,9 +191,14 @@ def test_a_forced_new_word_has_its_bonus_once(tiny, narrow, tmp_path, monkeypatc
     assert searcher.gain(rows, tokens[rows]).ne(0).tolist() == [True, False, True]
 
 
-def test_a_bonus_needs_new_words(tiny, narrow):
-    with pytest.raises(ValueError, match="--new-word-bonus 1.0 is for the words that --new-table"):
-        tiny.build({**narrow[1], "new_word_bonus": 1.0}, beam=4)
+def test_a_bonus_needs_new_words(tiny, narrow, monkeypatch):
+    message = (
+        "--new-word-bonus 1.0 is for the words that --new-table brings, but there is none; give"
+    )
+    for new in (None, torch.zeros(len(tiny.table.weight), dtype=torch.bool)):
+        monkeypatch.setattr(tiny.table, "new_words", new)
+        with pytest.raises(ValueError, match=message):
+            tiny.build({**narrow[1], "new_word_bonus": 1.0}, beam=4)
 
 
 @pytest.mark.parametrize("beam", [1, 4])
