@@ -9,6 +9,7 @@ from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 
 from fairseq_contout.kept_table import KeptTable
+from fairseq_contout.lexicon_file import Lexicon, save_lexicon
 from fairseq_contout.models.exchange import exchange_table
 from fairseq_contout.models.transformer import ContinuousTransformerModel
 from fairseq_contout.table_file import dictionary_beside, load_table, normalize_rows, save_table
@@ -126,6 +127,40 @@ def test_a_new_word_is_read_as_its_row_as_long_as_trained_words_are(corpus, trai
     assert model.decoder.dictionary is dictionary
     torch.testing.assert_close(after[:6], before[:6])
     torch.testing.assert_close(after[6:], before[words].norm(dim=1).mean() * drawn)
+
+
+def test_which_words_are_new_and_the_kind_of_a_prior(corpus, trained, tmp_path):
+    path = trained("table-input")
+    known, names = dictionary_of(corpus)[4], ["new1", "madeupword0099"]
+    table = write(tmp_path / "t.safetensors", ["new0", known, *names], rows_of(path)[4:8])
+    models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)])
+    output, old = models[0].decoder.continuous_output, task.target_dictionary
+    assert output.table.new_words is None
+    output.table.add_prior("seen")
+    output.table.prior.counts[4] = 7
+    dictionary = Dictionary.load(str(dictionary_beside(table)))
+    exchange_table(models[0], load_table(table, dictionary), old, dictionary)
+    new = [dictionary[i] for i in output.table.new_words.nonzero()]
+    assert new == ["new0", "new1"]
+    assert output.table.prior.kind == "seen"
+    assert output.table.prior.counts.tolist() == [0] * 5 + [7, 0, 0]
+
+
+def test_a_bonus_brings_new_words_into_translations(corpus, trained, tmp_path):
+    path, old = trained("table-input"), dictionary_of(corpus)
+    words = [i for i in range(4, len(old)) if "madeup" not in old[i]]
+    rows = torch.cat((rows_of(path)[words], normalize_rows(torch.randn(1, 32))))
+    table = write(tmp_path / "t.safetensors", [*(old[i] for i in words), "new1"], rows)
+    dictionary = Dictionary.load(str(dictionary_beside(table)))
+    source = Dictionary.load(str(corpus.data / "dict.src.txt"))
+    best = torch.full((len(source), 1), dictionary.index("new1"))
+    lexicon = Lexicon.alike(best, torch.arange(4, 4 + len(words)))
+    save_lexicon(tmp_path / "lexicon", lexicon, source, dictionary)
+    options = ["--new-table", table, "--knn-search", "shortlist"]
+    options += ["--shortlist", tmp_path / "lexicon", "--new-word-bonus"]
+    for bonus, times in ((-50, 0), (50, 1)):
+        found = texts(decode(corpus, path, *options, bonus))
+        assert {best[0].split().count("new1") for best in found.values()} == {times}
 
 
 @pytest.mark.parametrize("model", ["table-input", "contrastive-learned"])
