@@ -93,6 +93,7 @@ def test_bad_values_are_refused(tmp_path):
     assert "TRAINED_WORDS must be" in message(tmp_path, TRAINED_WORDS="many")
     assert "RECIPE must have a frozen table" in message(tmp_path, RECIPE="contrastive")
     assert "TABLE_SOURCE must be fasttext" in message(tmp_path, TABLE_SOURCE="random")
-    assert "BONUS must be a number, or several" in message(tmp_path, BONUS="much")
+    for bonus in ("much", "6,", "7..5", "."):
+        assert "BONUS must be a number, or several" in message(tmp_path, BONUS=bonus)
     assert "SEARCH must not be given" in message(tmp_path, SEARCH="ivf")
     assert "OUT_DIR must be given" in message()

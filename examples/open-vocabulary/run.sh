@@ -12,7 +12,7 @@
 #   extended                        the same model with --new-table
 #   extended-shortlist              and with the words alone that a lexicon of the training text gives for a sentence
 #   extended-bonus                  and new words have a bonus (--new-word-bonus): the one of BONUS (6,6.5,7,7.5,8) that finds most
-#                                   of them in the validation data at 0.2 BLEU or more above base
+#                                   of them in the validation data at 0.2 BLEU or more above base, or else has the best BLEU
 #   softmax, softmax-replace-unk    the softmax
 # SHORTCUT (0): 1: the continuous output has --lexical-shortcut, and its source words stay where fastText has them
 # (--freeze encoder.embed_tokens). OPEN_SOURCE (1): its source dictionary has the words of the texts that are
@@ -31,7 +31,7 @@ SOURCE_LANG=de TARGET_LANG=en SUBWORD_METHOD=none
 : "${FASTTEXT_EPOCHS:=30}" "${BONUS:=6,6.5,7,7.5,8}"
 : "${LEXICON_OPTIONS:=--words 10 --frequent $TRAINED_WORDS --min-probability 0.05 --iterations 5}"
 [[ $TRAINED_WORDS =~ ^[1-9][0-9]*$ ]] || die "TRAINED_WORDS must be a number of words, 1 or more, but is $TRAINED_WORDS"
-[[ $BONUS =~ ^[0-9.]+(,[0-9.]+)*$ ]] || die "BONUS must be a number, or several with commas between them, but is $BONUS"
+[[ $BONUS, =~ ^([0-9]+(\.[0-9]+)?,)+$ ]] || die "BONUS must be a number, or several with commas between them, but is $BONUS; give 6,7.5 or the like"
 # shellcheck source=../lib/multi30k.sh
 . "$LIB/multi30k.sh"
 
