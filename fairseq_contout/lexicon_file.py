@@ -136,9 +136,10 @@ def _check_parts(path, metadata: dict, found: dict):
                 f"{kind} of shape {tuple(found[name].shape)}; {_REBUILD}"
             )
     logs = found["log_probability"]
+    ends = (float(logs.min()), float(logs.max())) if logs.numel() else (None, None)
     if logs.shape != found["best"].shape or not (logs <= 0).all() or logs.isinf().any():
         raise ValueError(
             f"--shortlist {path}: log_probability must hold a finite number of 0 or less for each "
             f"of best, {tuple(found['best'].shape)}, but is of shape {tuple(logs.shape)} with "
-            f"numbers up to {logs.max() if logs.numel() else None}; {_REBUILD}"
+            f"numbers from {ends[0]} to {ends[1]}; {_REBUILD}"
         )
