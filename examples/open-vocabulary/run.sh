@@ -108,7 +108,7 @@ evaluate() { # in place of that of the other recipes
     # where both languages are in one space, source words that the training text does not have have neighbours there
     local near=()
     [ "$TABLE_TEXT" != both ] || [ -z "$ENCODER_VECTORS" ] || near=(--neighbours "${ENCODER_VECTORS%.vec}.safetensors" "$EXTENDED")
-    stage "$PREP_DIR" "$(basename "$NEW_LEXICON")" "$(checksum "$EXTENDED") ${#near[@]} $LEXICON_OPTIONS" \
+    stage "$PREP_DIR" "$(basename "$NEW_LEXICON")" "format 2 $(checksum "$EXTENDED" ${near[@]+"${near[1]}"}) $LEXICON_OPTIONS" \
       learn_lexicon "${EXTENDED%.safetensors}.dict.txt" "$NEW_LEXICON" ${near[@]+"${near[@]}"}
   fi
   unlock_folder "$PREP_DIR"
