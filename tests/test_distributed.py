@@ -1,5 +1,6 @@
 """Two processes with half of the batch each do what one process does with all of it."""
 
+import gc
 import os
 import re
 import socket
@@ -121,6 +122,10 @@ def work(rank, port, folder, names):
     steps = rows_that_step(rank)
     if rank == 0:
         torch.save(steps, Path(folder) / "steps.pt")
+    # gloo's threads end badly where a wrapped model outlives them, or the other process works on
+    del model, criterion
+    gc.collect()
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
