@@ -99,9 +99,8 @@ def best_of(found: dict) -> dict:
 
 def frequent_of(generator) -> Optional[int]:
     """Return how many words are looked at beside an index; None without one."""
-    words = getattr(
-        getattr(generator, "slots", None) and generator.slots.searcher, "frequent", None
-    )
+    slots = getattr(generator, "slots", None)  # fairseq's generator has none
+    words = None if slots is None else getattr(slots.searcher, "frequent", None)
     return None if words is None else len(words)
 
 

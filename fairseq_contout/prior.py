@@ -119,16 +119,15 @@ class UnigramPrior(nn.Module):
         return torch.cat((counts, counts.new_ones(KINDS.index(self.kind))))
 
     def set_extra_state(self, state: Tensor):
-        own = len(self.counts)
-        kinds = {(own + number,): kind for number, kind in enumerate(KINDS)}
-        kind = kinds.get(tuple(state.shape), self.kind)
-        if kind != self.kind:
-            raise ValueError(
-                f"--unigram-prior must be {kind}, with which the checkpoint was calibrated, but is "
-                f"{self.kind}; give it so, or train a model with {self.kind}"
-            )
-        if kinds.get(tuple(state.shape)) is not None:
-            state = state[:own]
+        words = len(self.counts)
+        shapes = [(words + number,) for number in range(len(KINDS))]
+        if tuple(state.shape) in shapes:
+            kind, state = KINDS[shapes.index(tuple(state.shape))], state[:words]
+            if kind != self.kind:
+                raise ValueError(
+                    f"--unigram-prior must be {kind}, with which the checkpoint was calibrated, "
+                    f"but is {self.kind}; give it so, or train a model with {self.kind}"
+                )
         if state.shape != self.counts.shape:
             raise ValueError(
                 f"the counts for --unigram-prior in a checkpoint must be of the {len(self.counts)} "

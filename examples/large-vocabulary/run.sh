@@ -11,7 +11,8 @@
 # syn-margin or power-spherical; softmax is there to compare with, and takes long. Each validation scores
 # every word for each token: --validate-interval N saves time.
 # SEARCH (shortlist) is how words are found at decoding: with shortlist among those that the training text makes
-# likely given the source, with exact among all; hnsw, ivf and ivfpq are faster, and miss words (RESULTS.md).
+# likely given the source, with exact among all; hnsw, ivf and ivfpq are faster, and with
+# --unigram-prior seen, an option of the training, ivf finds the same (RESULTS.md).
 # No number of the model is one of a target word: the decoder reads rows of the table through a
 # projection, and source embeddings have sparse gradients.
 set -euo pipefail

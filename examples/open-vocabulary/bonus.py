@@ -6,20 +6,14 @@ the one with the highest BLEU. The margin is for chance: other text will not be 
 """
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 
-LIB = Path(__file__).resolve().parent.parent / "lib"
-sys.path.insert(0, str(LIB))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
+from new_words import dictionary_words, found_words  # noqa: E402
 from sacrebleu.metrics import BLEU  # noqa: E402
 from score import read_hypotheses, read_lines, run_script  # noqa: E402
-
-# both folders have a score.py
-_SPEC = importlib.util.spec_from_file_location("new_words", Path(__file__).with_name("score.py"))
-new_words = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(new_words)
 
 
 def best_bonus(found: dict, least: float) -> str:
@@ -40,11 +34,11 @@ def main(argv=None):
     parser.add_argument("--margin", type=float, default=0.2)
     args = parser.parse_args(argv)
     references, bleu = read_lines(args.reference), BLEU(tokenize="none", force=True)
-    words = new_words.dictionary_words(args.extended) - new_words.dictionary_words(args.dictionary)
+    words = dictionary_words(args.extended) - dictionary_words(args.dictionary)
 
     def scored(log):
         hypotheses = read_hypotheses(Path(log), len(references))
-        recall = new_words.found_words(hypotheses, references, words)["recall"]
+        recall = found_words(hypotheses, references, words)["recall"]
         return bleu.corpus_score(hypotheses, [references]).score, recall
 
     found, base = {}, scored(args.base)[0]

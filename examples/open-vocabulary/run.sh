@@ -82,8 +82,8 @@ translate() {
 
 # Set BEST_BONUS, as bonus.py says, by translations of the validation data.
 tune_bonus() {
-  local value logs=() base=valid
-  DECODE_OPTIONS=(--task continuous_translation --knn 32)
+  local value logs=() base=valid-lenpen$BEST_LENPEN # which tune_lenpen has made, where it had a choice
+  DECODE_OPTIONS=()
   decode "$base" "$BIN_DIR" "$BEAM" "$BEST_LENPEN" valid
   for value in ${BONUS//,/ }; do
     DECODE_OPTIONS=(--task continuous_translation --knn 32 "${NEW_WORDS[@]}" --new-word-bonus "$value")

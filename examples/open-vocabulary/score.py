@@ -1,52 +1,14 @@
-"""Score several ways to decode: BLEU, and how many of the words that were no targets are found.
-
-A word counts as found as often as it is in both the hypothesis and the reference of a sentence:
-recall is that number by the words of the reference, precision by those of the hypotheses.
-"""
+"""Score several ways to decode: BLEU, and how many of the words that were no targets are found."""
 
 import argparse
 import sys
-from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
+from new_words import dictionary_words, found_words  # noqa: E402
 from sacremoses import MosesDetokenizer  # noqa: E402
 from score import read_hypotheses, read_lines, run_script, score, training_cost, write_result  # noqa: E402
-
-
-def dictionary_words(path: Path) -> set:
-    """Return the words of a fairseq dictionary, without its padding words of count 0."""
-    pairs = (line.rsplit(" ", 1) for line in read_lines(path))
-    return {word for word, count in pairs if count != "0"}
-
-
-def found_words(hypotheses: list, references: list, words: set) -> dict:
-    """Return recall and precision of some words in per cent, and the numbers they are made of.
-
-    Precision is None where no hypothesis has such a word.
-
-    Raises:
-        ValueError: no reference has such a word.
-    """
-    right = told = wanted = 0
-    for hypothesis, reference in zip(hypotheses, references):
-        there = Counter(word for word in hypothesis.split() if word in words)
-        expected = Counter(word for word in reference.split() if word in words)
-        right += sum((there & expected).values())
-        told, wanted = told + sum(there.values()), wanted + sum(expected.values())
-    if not wanted:
-        raise ValueError(
-            "the references must have words that were no targets, but have none; train with fewer "
-            "(TRAINED_WORDS)"
-        )
-    return {
-        "recall": round(100 * right / wanted, 2),
-        "precision": round(100 * right / told, 2) if told else None,
-        "found": right,
-        "produced": told,
-        "wanted": wanted,
-    }
 
 
 def parse(argv=None):
