@@ -173,6 +173,22 @@ def batch_negatives(direction: Tensor, rows: Tensor, own: Tensor) -> Tensor:
     return products.argmax(dim=1)
 
 
+def corrected_logits(
+    logits: Tensor,
+    positive: Tensor,
+    log_q: Tensor,
+    own: Optional[Tuple[Tensor, Tensor]] = None,
+) -> Tensor:
+    """Return the terms s_w - log Q_w of L in :func:`contrastive_loss`, ``(N, M)``: same arguments.
+
+    Their softmax is the distribution over the whole table, estimated on the candidates.
+    """
+    compared = logits - log_q
+    if own is None:
+        return compared
+    return compared.scatter(1, positive.unsqueeze(1), (own[0] - own[1]).unsqueeze(1))
+
+
 def contrastive_loss(
     logits: Tensor,
     positive: Tensor,
@@ -203,13 +219,8 @@ def contrastive_loss(
     correction); Nathan Godey, Éric de la Clergerie and Benoît Sagot (2023), Headless Language
     Models, https://arxiv.org/abs/2309.08351 (candidates from the batch)
     """
-    place = positive.unsqueeze(1)
-    compared = logits - log_q
-    if own is None:
-        target = logits.gather(1, place).squeeze(1)
-    else:
-        target, target_log_q = own
-        compared = compared.scatter(1, place, (target - target_log_q).unsqueeze(1))
+    target = logits.gather(1, positive.unsqueeze(1)).squeeze(1) if own is None else own[0]
+    compared = corrected_logits(logits, positive, log_q, own)
     if outside is not None:
         compared = torch.cat((compared, outside), dim=-1)
     total = compared.logsumexp(dim=-1)
@@ -238,3 +249,22 @@ def neighbour_term(logits: Tensor, positive: Tensor, neighbours: Tensor, weights
     """
     own = logits.gather(1, positive.unsqueeze(1)).squeeze(1)
     return own - (weights * logits.gather(1, neighbours)).sum(dim=-1)
+
+
+def jeffreys_divergence(logits: Tensor, other: Tensor) -> Tensor:
+    """How far two distributions p, p′ over the same rows are apart: ½ (KL(p‖p′) + KL(p′‖p)), nats.
+
+    With the logits s and s′ it is ½ Σ_w (p_w - p′_w) (s_w - s′_w): the log-normalisers cancel. Of
+    :func:`corrected_logits` it is the importance-weighted estimate of the divergence over the whole
+    table, as the correction of a candidate is the same in both.
+
+    Args:
+        logits: s of each row, ``(N, M)``.
+        other: s′, ``(N, M)``.
+
+    Source: Xiaobo Liang, Lijun Wu, Juntao Li, Yue Wang, Qi Meng, Tao Qin, Wei Chen, Min Zhang and
+    Tie-Yan Liu (2021), R-Drop: Regularized Dropout for Neural Networks,
+    https://arxiv.org/abs/2106.14448
+    """
+    apart = torch.softmax(logits, dim=-1) - torch.softmax(other, dim=-1)
+    return (apart * (logits - other)).sum(dim=-1) / 2

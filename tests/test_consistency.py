@@ -1,4 +1,4 @@
-"""Two predictions of one batch that must agree: the consistency term."""
+"""Two predictions of one batch that must agree: the consistency term, and R-Drop."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from factory import CRITERIONS, make_batch, make_criterion, make_dictionary, make_model
 
 from fairseq_contout.criterions.terms import doubled
+from fairseq_contout.losses import jeffreys_divergence
 
 
 @pytest.fixture
@@ -47,7 +48,10 @@ def test_by_hand(name, tmp_path, dictionary):
     first, second = both[0::2][real], both[1::2][real]
     assert (first - second).abs().max() > 0.01  # dropout made two views of it
     table, tokens = model.decoder.continuous_output.table, sample["target"][real]
-    losses = sum(criterion.token_losses(view, tokens, table).sum() / 2 for view in (first, second))
+    state, losses = torch.get_rng_state(), 0  # both are compared with the same rows
+    for view in (first, second):
+        torch.set_rng_state(state)
+        losses = losses + criterion.token_losses(view, tokens, table).sum() / 2
     apart = (1 - F.cosine_similarity(first, second)).sum()
     torch.testing.assert_close(loss, losses + 3.0 * apart)
     assert size == sample["ntokens"] and log["nsentences"] == len(sample["target"])
@@ -67,6 +71,96 @@ def test_without_dropout_nothing_is_added(name, tmp_path, dictionary):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_the_divergence_is_that_of_the_definition():
+    torch.manual_seed(0)
+    logits, other = 3 * torch.randn(2, 50, 30, dtype=torch.float64).requires_grad_()
+    found = jeffreys_divergence(logits, other)
+    p, q = (torch.distributions.Categorical(logits=x) for x in (logits, other))
+    both = torch.distributions.kl_divergence(p, q) + torch.distributions.kl_divergence(q, p)
+    torch.testing.assert_close(found, both / 2)
+    torch.testing.assert_close(jeffreys_divergence(other, logits), found)
+    # of a distribution, not of the numbers that stand for it
+    torch.testing.assert_close(jeffreys_divergence(logits + 40, other - 7), found)
+    assert jeffreys_divergence(logits, logits).abs().max() == 0
+    assert torch.autograd.gradcheck(jeffreys_divergence, (logits[:3], other[:3]))
+
+
+def test_the_divergence_of_corrected_candidates_estimates_that_of_the_table():
+    generator = torch.Generator().manual_seed(3)
+    logits, other = torch.randn(2, 1, 2000, generator=generator, dtype=torch.float64)
+    q = 0.05 + 0.9 * torch.rand(2000, generator=generator, dtype=torch.float64)
+    exact, found, uncorrected = jeffreys_divergence(logits, other).item(), [], []
+    for _ in range(200):
+        kept = (torch.rand(2000, generator=generator) < q).nonzero().squeeze(1)
+        pair = logits[:, kept], other[:, kept]
+        found.append(jeffreys_divergence(*(part - q[kept].log() for part in pair)))
+        uncorrected.append(jeffreys_divergence(*pair))
+    mean = torch.cat(found).mean().item()
+    error = torch.cat(found).std().item() / len(found) ** 0.5
+    assert abs(mean - exact) < 4 * error + 0.01 * exact and error < 0.01 * exact
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("contrastive", {}),
+        ("contrastive", {"label_smoothing": 0.1, "additive_margin": 0.1}),
+        ("contrastive", {"max_candidates": 6}),
+        ("contrastive", {"contrastive_synthetic": "difference"}),
+        ("hybrid", {"hybrid_weight": 0.5, "label_smoothing": 0.1}),
+        ("cosine", {"contrastive_weight": 0.7, "sampled_negatives": 16}),
+    ],
+)
+def test_r_drop_adds_half_of_alpha_times_the_divergence(name, options, tmp_path, dictionary):
+    model = with_dropout(make_model(tmp_path, dictionary, name), 0.4)
+    sample, found = make_batch(dictionary), {}
+    for alpha in (0.0, 2.0, 6.0):
+        # the consistency weight has the batch predicted twice without R-Drop, too
+        criterion = make_criterion(
+            name, dictionary, r_drop=alpha, consistency_weight=1e-9, **options
+        )
+        torch.manual_seed(11)
+        found[alpha] = criterion(model, sample, reduce=False)[0]
+    added = found[2.0] - found[0.0]
+    real = sample["target"].ne(dictionary.pad())
+    assert added[real].min() >= -1e-6 and added.sum() > 0.01 and not added[~real].any()
+    torch.testing.assert_close(found[6.0] - found[0.0], 3 * added, atol=2e-5, rtol=1e-3)
+
+
+def test_r_drop_by_hand(tmp_path, dictionary):
+    model = with_dropout(make_model(tmp_path, dictionary, "hybrid"), 0.4)
+    sample = make_batch(dictionary)
+    criterion = make_criterion(
+        "hybrid", dictionary, r_drop=5.0, hybrid_weight=0.0, neighbour_smoothing=0.0
+    )
+    torch.manual_seed(7)
+    loss = criterion(model, sample)[0]
+    torch.manual_seed(7)
+    both = model(**doubled(sample["net_input"]))[0]
+    real = sample["target"].ne(dictionary.pad())
+    table, tokens = model.decoder.continuous_output.table, sample["target"][real]
+    scale = criterion.scale("cosine")
+    log_probs = [
+        torch.log_softmax(
+            (scale * F.normalize(view[real], dim=1) @ table.weight.t())[:, table.emittable], 1
+        )
+        for view in (both[0::2], both[1::2])
+    ]
+    own = table.emittable.cumsum(0)[tokens] - 1
+    # what the authors minimise: both losses of a token, and alpha times half of both divergences
+    theirs = sum(F.nll_loss(part, own, reduction="sum") for part in log_probs)
+    for one, two in (log_probs, log_probs[::-1]):
+        theirs = theirs + 5.0 * F.kl_div(two, one, reduction="sum", log_target=True) / 2
+    torch.testing.assert_close(loss, theirs / 2)
+
+
+def test_r_drop_is_for_losses_with_a_distribution(dictionary):
+    with pytest.raises(ValueError, match="--r-drop 5.0 shapes the contrastive loss, which is not"):
+        make_criterion("cosine", dictionary, r_drop=5.0)
+    with pytest.raises(ValueError, match="--r-drop must be 0 or more, but is -1"):
+        make_criterion("contrastive", dictionary, sampled_negatives=8, r_drop=-1)
+
+
 def test_a_recurrent_model_wants_sorted_batches(tmp_path, dictionary):
     model = make_model(tmp_path, dictionary, "cosine", arch="continuous_lstm")
     criterion = make_criterion("cosine", dictionary, consistency_weight=3.0)
@@ -80,6 +174,10 @@ def test_validation_predicts_once(tmp_path, dictionary):
     with_dropout(model, 0.4).eval()
     plain = make_criterion("cosine", dictionary).eval()
     twice = make_criterion("cosine", dictionary, consistency_weight=3.0).eval()
+    dropped = make_criterion("hybrid", dictionary, r_drop=3.0).eval()
+    assert (
+        dropped(model, sample)[0] == make_criterion("hybrid", dictionary).eval()(model, sample)[0]
+    )
     assert plain(model, sample)[0] == twice(model, sample)[0]
     seen = []
     model.encoder.register_forward_hook(lambda *call: seen.append(len(call[1][0])))

@@ -114,6 +114,11 @@ class ContinuousCriterion(FairseqCriterion):
         """
         raise NotImplementedError(f"{type(self).__name__} must define token_losses")
 
+    def pair_losses(self, first: Tensor, second: Tensor, target: Tensor, table) -> Tensor:
+        """Return the mean loss of two predictions of each token, ``(N, d)`` both: ``(N,)``."""
+        both = (self.token_losses(hidden, target, table) for hidden in (first, second))
+        return sum(both) / 2
+
     def forward(self, model, sample, reduce=True):
         """Compute the summed loss of a batch, its sample size and what is logged.
 
@@ -126,7 +131,7 @@ class ContinuousCriterion(FairseqCriterion):
             ValueError: the model has no continuous output.
         """
         table = continuous_output_of(model).table
-        twice = self.training and self.cfg.consistency_weight > 0
+        twice = self.training and bool(self.cfg.consistency_weight or self.cfg.r_drop)
         net_input = sample["net_input"]
         net_output = model(**(doubled(net_input) if twice else net_input))
         target = model.get_targets(sample, net_output)
@@ -171,13 +176,12 @@ class ContinuousCriterion(FairseqCriterion):
 
     def _view_losses(self, views: List[Tensor], tokens: Tensor, table) -> Tensor:
         """Return the loss of each token, averaged over the views, and how far they disagree."""
-        losses = 0
-        for hidden in views:
-            losses = losses + self.token_losses(hidden, tokens, table) / len(views)
-            if self.contrastive is not None:
-                added = self.contrastive(hidden, tokens, table)
-                losses = losses + self.cfg.contrastive_weight * added / len(views)
-        if len(views) == 2:
+        of_views = self.token_losses if len(views) == 1 else self.pair_losses
+        losses = of_views(*views, tokens, table)
+        if self.contrastive is not None:
+            added = self.contrastive(views[0], tokens, table, *views[1:])
+            losses = losses + self.cfg.contrastive_weight * added
+        if len(views) == 2 and self.cfg.consistency_weight:
             losses = losses + self.cfg.consistency_weight * cosine_loss(*views)
         return losses
 

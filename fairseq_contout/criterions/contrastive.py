@@ -25,3 +25,6 @@ class ContrastiveCriterion(ContinuousCriterion):
 
     def token_losses(self, hidden, target, table):
         return self.term(hidden, target, table)
+
+    def pair_losses(self, first, second, target, table):
+        return self.term(first, target, table, second)

@@ -15,7 +15,7 @@ from fairseq_contout.criterions.base import (
     ContinuousCriterionConfig,
 )
 from fairseq_contout.criterions.margin import informative_margin, synthetic_margin
-from fairseq_contout.criterions.terms import LearnedScale
+from fairseq_contout.criterions.terms import LearnedScale, r_drop_term
 from fairseq_contout.losses import (
     contrastive_loss,
     cosine_loss,
@@ -121,7 +121,7 @@ class HybridCriterion(ContinuousCriterion):
     """
 
     score = "cosine"
-    reads = ("label_smoothing", "initial_scale")
+    reads = ("label_smoothing", "initial_scale", "r_drop")
 
     def __init__(self, cfg, task):
         super().__init__(cfg, task)
@@ -139,6 +139,15 @@ class HybridCriterion(ContinuousCriterion):
         self.register_buffer("neighbour_rows", rows, persistent=False)
 
     def token_losses(self, hidden, target, table):
+        return self._compare(hidden, target, table)[0]
+
+    def pair_losses(self, first, second, target, table):
+        losses, logits = self._compare(first, target, table)
+        other_losses, other_logits = self._compare(second, target, table)
+        return (losses + other_losses) / 2 + r_drop_term(logits, other_logits, self.cfg)
+
+    def _compare(self, hidden, target, table):
+        # losses (N,), and logits of all rows (N, V)
         columns = table.emittable.nonzero().squeeze(1)
         logits = table.logits_of(hidden, columns, self.scale(table.score))
         positive = torch.searchsorted(columns, target)
@@ -152,7 +161,7 @@ class HybridCriterion(ContinuousCriterion):
             near = torch.searchsorted(columns, index)
             term = neighbour_term(logits, positive, near, weights.to(logits.dtype))
             losses = losses + self.cfg.neighbour_smoothing * term
-        return losses
+        return losses, logits
 
     @torch.no_grad()
     def _neighbours(self, target: Tensor, table):

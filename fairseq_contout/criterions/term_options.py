@@ -67,6 +67,13 @@ class TermsConfig(FairseqDataclass):
             "then learned, > 0; 0 takes the default of the score"
         },
     )
+    r_drop: float = field(
+        default=0.0,
+        metadata={
+            "help": "contrastive, hybrid: predict each batch twice, with other units dropped out, "
+            "and ask both distributions of a token to agree (R-Drop's alpha), >= 0; 0 predicts once"
+        },
+    )
     consistency_weight: float = field(
         default=0.0,
         metadata={
@@ -112,6 +119,7 @@ def check_terms(cfg):
             cfg.initial_scale == 0 or SCALE_RANGE[0] <= cfg.initial_scale <= SCALE_RANGE[1],
             f"0 (the default of the score) or between {SCALE_RANGE[0]} and {SCALE_RANGE[1]}",
         ),
+        ("r_drop", cfg.r_drop >= 0, "0 or more"),
         ("consistency_weight", cfg.consistency_weight >= 0, "0 or more"),
         ("dispersion_weight", cfg.dispersion_weight >= 0, "0 or more"),
         ("dispersion_circles", cfg.dispersion_circles >= 1, "1 or more"),
@@ -124,10 +132,10 @@ def check_terms(cfg):
             )
 
 
-#: Options that only the contrastive loss reads; ``hybrid`` reads the last two, too.
+#: Options that only the contrastive loss reads; ``hybrid`` reads the last three, too.
 CONTRASTIVE_OPTIONS = (
     *("sampled_negatives", "max_candidates", "negative_power", "no_sampling_correction"),
-    *("additive_margin", "contrastive_synthetic", "label_smoothing", "initial_scale"),
+    *("additive_margin", "contrastive_synthetic", "label_smoothing", "initial_scale", "r_drop"),
 )
 
 

@@ -1,12 +1,19 @@
 """Terms that a criterion on embeddings is, or can add to its loss: contrastive, and dispersion."""
 
+from typing import NamedTuple, Optional, Tuple
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from fairseq_contout.criterions.term_options import SCALE_RANGE
 from fairseq_contout.dispersion import great_circles, sliced_dispersion
-from fairseq_contout.losses import contrastive_loss, synthetic_negative
+from fairseq_contout.losses import (
+    contrastive_loss,
+    corrected_logits,
+    jeffreys_divergence,
+    synthetic_negative,
+)
 from fairseq_contout.sampling import draw, kept_candidates, log_inclusion, unigram
 from fairseq_contout.scores import DEFAULT_SCALE
 
@@ -90,30 +97,53 @@ class ContrastiveTerm(nn.Module):
         tokens = all_tokens(target)
         self.observed.index_add_(0, tokens, torch.ones_like(tokens))
 
-    def forward(self, hidden: Tensor, target: Tensor, table) -> Tensor:
-        """Return the loss of each token: predictions ``(N, d)``, tokens ``(N,)`` → ``(N,)``."""
-        scale = self.scale(table.score)
+    def forward(
+        self, hidden: Tensor, target: Tensor, table, second: Optional[Tensor] = None
+    ) -> Tensor:
+        """Return the loss of each token: predictions ``(N, d)``, tokens ``(N,)`` → ``(N,)``.
+
+        With a second prediction of each token, ``(N, d)``, it is the mean of both, on the same
+        candidates, and :func:`r_drop_term`.
+        """
         if not self.training:
-            return -table.log_prob_of(hidden, target, scale=scale)
+            return -table.log_prob_of(hidden, target, scale=self.scale(table.score))
+        candidates = self._candidates(target, table)
+        losses, logits = self._compare(hidden, target, table, candidates)
+        if second is None:
+            return losses
+        other_losses, other_logits = self._compare(second, target, table, candidates)
+        return (losses + other_losses) / 2 + r_drop_term(logits, other_logits, self.cfg)
+
+    def _candidates(self, target: Tensor, table) -> "_Candidates":
         text, drawn, cumulative = self._distributions(table)
         number = self.cfg.sampled_negatives
         tokens = all_tokens(target)
-        candidates = torch.cat((tokens, draw(cumulative, number))).unique()
-        positive = torch.searchsorted(candidates, target)
-        log_q = candidates.new_zeros(len(candidates), dtype=hidden.dtype)
+        index = torch.cat((tokens, draw(cumulative, number))).unique()
+        positive = torch.searchsorted(index, target)
+        log_q = torch.zeros(len(index), dtype=drawn.dtype, device=index.device)
         if not self.cfg.no_sampling_correction:
-            share = self._text_share(candidates, text)
-            found = log_inclusion(share, len(tokens), drawn[candidates], number)
+            share = self._text_share(index, text)
+            found = log_inclusion(share, len(tokens), drawn[index], number)
             # </s> ends every sentence and is in every batch, also in the first
-            log_q = found.masked_fill(candidates.eq(self.dictionary.eos()), 0).to(hidden.dtype)
+            log_q = found.masked_fill(index.eq(self.dictionary.eos()), 0)
         own = None
-        if 0 < self.cfg.max_candidates < len(candidates):
-            own_score = table.logits_with(hidden, table.rows(target), scale).squeeze(1)
-            own = own_score, log_q[positive]
-            candidates, log_q, positive = kept_candidates(
-                candidates, log_q, positive, self.cfg.max_candidates
+        if 0 < self.cfg.max_candidates < len(index):
+            own = log_q[positive]
+            index, log_q, positive = kept_candidates(
+                index, log_q, positive, self.cfg.max_candidates
             )
-        logits = table.logits_of(hidden, candidates, scale)
+        return _Candidates(index, log_q, positive, own)
+
+    def _compare(self, hidden: Tensor, target: Tensor, table, candidates) -> Tuple[Tensor, Tensor]:
+        # losses (N,), and logits of the distribution over the candidates (N, M)
+        scale = self.scale(table.score)
+        positive, log_q = candidates.positive, candidates.log_q.to(hidden.dtype)
+        own = None
+        if candidates.own_log_q is not None:
+            own_score = table.logits_with(hidden, table.rows(target), scale).squeeze(1)
+            own = own_score, candidates.own_log_q.to(hidden.dtype)
+        logits = table.logits_of(hidden, candidates.index, scale)
+        distribution = corrected_logits(logits, positive, log_q, own)  # without the margin
         if self.cfg.additive_margin:
             ahead = table.margin_logits(hidden, self.cfg.additive_margin, scale)
             if own is None:
@@ -127,7 +157,26 @@ class ContrastiveTerm(nn.Module):
                     hidden, table.rows(target), self.cfg.contrastive_synthetic
                 )
             outside = table.logits_with(hidden, made, scale)
-        return contrastive_loss(logits, positive, log_q, self.cfg.label_smoothing, outside, own)
+        smoothing = self.cfg.label_smoothing
+        return contrastive_loss(logits, positive, log_q, smoothing, outside, own), distribution
+
+
+class _Candidates(NamedTuple):
+    # what the tokens of a batch are compared with
+    index: Tensor  # rows (M,)
+    log_q: Tensor  # log-probability of each to be among them (M,)
+    positive: Tensor  # column of each token's own row, or which that row replaces (N,)
+    own_log_q: Optional[Tensor]  # log Q of each token's own row (N,), where columns are replaced
+
+
+def r_drop_term(logits: Tensor, other: Tensor, cfg):
+    """Return what ``--r-drop`` adds to the mean loss of two predictions of a token: ``(N,)``, or 0.
+
+    The sum of both losses and α times the divergence, as in R-Drop, is twice what is minimised.
+    """
+    if not cfg.r_drop:
+        return 0
+    return cfg.r_drop / 2 * jeffreys_divergence(logits, other)
 
 
 def doubled(net_input: dict) -> dict:
