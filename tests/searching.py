@@ -6,6 +6,8 @@ import torch
 from factory import make_batch, make_dictionary, make_model, make_table
 
 from fairseq_contout.calibration import GRID
+from fairseq_contout.learned_table import LearnedTable
+from fairseq_contout.lexicon_file import Lexicon, save_lexicon
 from fairseq_contout.prior_calibration import WEIGHTS
 from fairseq_contout.search_options import SearchOptions
 from fairseq_contout.tasks.continuous_translation import (
@@ -33,6 +35,12 @@ def large_table(score="cosine", **options):
     """Return a table of WORDS words and four padding words, and 20 predictions."""
     table, _ = make_table(score, WORDS, padding_words=4, **options)
     return table, 2 * torch.randn(20, 8, generator=torch.Generator().manual_seed(3))
+
+
+def learned_from(frozen):
+    """Return a learned table of the rows of a frozen one."""
+    weight = torch.nn.Parameter(5 * frozen.weight)
+    return LearnedTable(weight, make_dictionary(WORDS, 4), frozen.score, frozen.fixed_scale)
 
 
 class TinyModel:
@@ -75,3 +83,32 @@ def give_prior(table, weight=PRIOR_WEIGHT):
     state = torch.cat((torch.ones(1, dtype=torch.float64), sums.flatten()))
     table.calibration.load(state)
     return table
+
+
+#: name → options of decoding
+OPTIONS = {
+    "plain": {"beam": 4},
+    "greedy": {"beam": 1},
+    "prefix": {"beam": 4, "prefix_size": 3},
+    "no-repeat": {"beam": 4, "no_repeat_ngram_size": 2},
+    "sampling": {"beam": 4, "sampling": True, "sampling_topk": 5},
+    "temperature": {"beam": 4, "temperature": 2.0},
+    "alignment": {"beam": 4, "print_alignment": "hard"},
+    "many": {"beam": 3, "prefix_size": 2, "no_repeat_ngram_size": 2, "lenpen": 0.5, "unkpen": 1.0},
+}
+
+
+def save_shortlist(folder, tiny, best, frequent, logs=None):
+    """Keep a lexicon and return the options of a search with it."""
+    path, lexicon = folder / "lexicon.safetensors", Lexicon.alike(best, frequent)
+    if logs is not None:
+        lexicon = lexicon._replace(log_probability=logs)
+    save_lexicon(path, lexicon, tiny.dictionary, tiny.dictionary)
+    return {"knn_search": "shortlist", "shortlist": str(path)}
+
+
+def generate(tiny, search, prefix_size=0, batch=None, **options):
+    """Decode with a search; the first prefix_size words of each target are forced."""
+    batch = batch or tiny.batch
+    prefix = batch["target"][:, :prefix_size] if prefix_size else None
+    return tiny.generate(search, batch=batch, prefix=prefix, **options)

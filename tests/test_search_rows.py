@@ -3,13 +3,12 @@
 import pytest
 import torch
 from factory import SCORES
-from searching import FOUND, WHOLE, WORDS, large_table, whole
+from searching import FOUND, WHOLE, WORDS, large_table, learned_from, whole
 
-from fairseq_contout import knn, search_options
+from fairseq_contout import knn
 from fairseq_contout.approximate import SampledNormalizer
 from fairseq_contout.candidates import find_candidates
 from fairseq_contout.knn import Int8Rows, exact_search
-from fairseq_contout.learned_table import LearnedTable
 from fairseq_contout.scores import make_query
 from fairseq_contout.search_options import SearchOptions, make_searcher
 
@@ -148,82 +147,6 @@ def test_rows_that_change_are_noticed(name):
         assert torch.equal(second.indices, brute_force(table, hidden, FOUND)[1])
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_what_is_kept_of_learned_rows_has_no_graph(name):
-    searcher = make_searcher(whole(name), learned_from(large_table()[0]).eval())
-    searcher.refresh()  # as benchmarks do, outside of a search
-    kept = [searcher._rows] if name in ("bfloat16", "int8") else []
-    kept = kept or [searcher._frequent_rows, searcher.normalizer.rows]
-    kept += [part for rows in kept for part in getattr(rows, "__dict__", {}).values()]
-    assert not any(getattr(rows, "requires_grad", False) for rows in kept)
-
-
-def test_rows_that_an_optimizer_of_fairseqs_changed_are_noticed():
-    """It writes into .data, which torch's count of versions does not see."""
-    frozen, hidden = large_table(scale=3.0)
-    table = learned_from(frozen).eval()
-    searcher = make_searcher(whole("ivf"), table)
-    query = make_query(hidden, "cosine", 3.0)
-    searcher.search(query, FOUND)
-    table.train()
-    assert table._kept is None
-    table.weight.data.copy_(table.weight.data.flip(0))
-    table.eval()
-    expected = brute_force(table, hidden, FOUND)[1]
-    assert torch.equal(searcher.search(query, FOUND).indices, expected)
-
-
-def learned_from(frozen):
-    from factory import make_dictionary
-
-    weight = torch.nn.Parameter(5 * frozen.weight)
-    return LearnedTable(weight, make_dictionary(WORDS, 4), frozen.score, frozen.fixed_scale)
-
-
-@pytest.mark.parametrize("ema", [None, 0.5])
-def test_a_learned_table_normalises_its_rows_once(ema, monkeypatch):
-    frozen, hidden = large_table()
-    table = learned_from(frozen)
-    if ema is not None:
-        table.ema = ema
-        table.register_buffer("average", table.weight.detach().clone())
-    normalised = []
-    normalize = torch.nn.functional.normalize
-
-    def count(rows, **options):
-        normalised.append(len(rows))
-        return normalize(rows, **options)
-
-    monkeypatch.setattr("fairseq_contout.learned_table.F.normalize", count)
-    table.eval()
-    with torch.no_grad():
-        for _ in range(3):
-            table.candidates(hidden, 5)
-            table.log_probs(hidden)
-    assert sum(size == WORDS + 8 for size in normalised) == 1
-    before = table.rows().detach().clone()
-    # fairseq's optimizers write into .data, which torch's count of versions does not see
-    table.train()
-    (table.average if ema is not None else table.weight).data.copy_(-table.weight.data)
-    table.eval()
-    with torch.no_grad():
-        torch.testing.assert_close(table.rows(), -before)
-        found = table.candidates(hidden, 5)
-    torch.testing.assert_close(found.log_probs, table.log_probs(hidden).gather(1, found.indices))
-
-
-def test_a_learned_table_keeps_no_rows_where_gradients_flow():
-    table = learned_from(large_table()[0])
-    table.eval()
-    with torch.no_grad():
-        table.rows()
-    assert table.rows().requires_grad
-    assert "_kept" not in "".join(table.state_dict())
-    table.double()
-    with torch.no_grad():
-        assert table.rows().dtype == torch.float64
-
-
 def test_the_exact_search_never_converts_the_whole_table(monkeypatch):
     table, hidden = large_table()
     table.half()
@@ -302,83 +225,3 @@ def test_a_sample_that_could_be_found_whole_is_refused(name, rows):
         .log_sum_exp.isfinite()
         .all()
     )
-
-
-# ---- options -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"knn_search": "nearest"}, "--knn-search must be one of exact, .*, but is 'nearest'"),
-        ({"knn_rows": "float16"}, "--knn-rows must be one of float32, .*, but is 'float16'"),
-        (
-            {"knn_search": "ivf", "knn_rows": "int8"},
-            "--knn-rows int8 belongs to --knn-search exact, but that is ivf; leave --knn-rows out",
-        ),
-        (
-            {"knn_cache": "folder"},
-            "--knn-cache folder belongs to --knn-search hnsw or ivf or ivfpq",
-        ),
-        ({"normalizer_sample": 5}, "--normalizer-sample 5 belongs to --knn-search hnsw or ivf or"),
-        ({"knn_search": "ivf", "hnsw_links": 8}, "--hnsw-links 8 belongs to --knn-search hnsw,"),
-        ({"hnsw_ef_construction": 8}, "--hnsw-ef-construction 8 belongs to --knn-search hnsw,"),
-        ({"hnsw_ef": 8}, "--hnsw-ef 8 belongs to --knn-search hnsw, but that is exact"),
-        ({"knn_search": "hnsw", "ivf_lists": 8}, "--ivf-lists 8 belongs to --knn-search ivf or iv"),
-        ({"knn_search": "hnsw", "ivf_probes": 8}, "--ivf-probes 8 belongs to --knn-search ivf or"),
-        ({"knn_search": "ivf", "pq_bytes": 8}, "--pq-bytes 8 belongs to --knn-search ivfpq, but"),
-        ({"shortlist": "x"}, "--shortlist x belongs to --knn-search shortlist, but that is exact"),
-        ({"knn_search": "shortlist"}, "--knn-search shortlist needs --shortlist FILE.*build_lexic"),
-        ({"knn_search": "hnsw", "hnsw_links": 1}, "--hnsw-links must be 2 or more, but is 1"),
-        ({"knn_search": "hnsw", "hnsw_ef": 0}, "--hnsw-ef must be 1 or more, but is 0"),
-        ({"knn_search": "hnsw", "hnsw_ef_construction": 0}, "--hnsw-ef-construction must be 1 or"),
-        ({"knn_search": "ivf", "ivf_lists": 0}, "--ivf-lists must be 1 or more, but is 0"),
-        ({"knn_search": "ivf", "ivf_probes": 0}, "--ivf-probes must be 1 or more, but is 0"),
-        ({"knn_search": "ivf", "normalizer_sample": 0}, "--normalizer-sample must be 1 or more"),
-        ({"knn_search": "ivfpq", "pq_bytes": 0}, "--pq-bytes must be 1 or more, but is 0"),
-        (
-            {"knn_search": "ivf", "ivf_lists": 301},
-            r"--ivf-lists must be at most .*\(270\), but is 301",
-        ),
-        (
-            {"knn_search": "ivf", "ivf_lists": 301, "knn_frequent": 0},
-            r"--ivf-lists must be at most .*\(300\), but is 301",
-        ),
-        ({"new_word_bonus": 5.0}, "--new-word-bonus 5.0 belongs to --knn-search shortlist, but"),
-        (
-            {"knn_search": "shortlist", "shortlist": "x", "new_word_bonus": float("nan")},
-            "--new-word-bonus must be a finite number, but is nan; change it",
-        ),
-        ({"knn_frequent": 5}, "--knn-frequent 5 belongs to --knn-search hnsw or ivf or ivfpq, but"),
-        ({"knn_search": "ivf", "knn_frequent": -1}, "--knn-frequent must be 0 or more, but is -1"),
-        (
-            {"knn_search": "hnsw", "knn_frequent": 300},
-            r"--knn-frequent must be less than .*\(300\), but is 300; .* --knn-search exact",
-        ),
-        (
-            {"knn_search": "ivf", "ivf_lists": 5, "ivf_probes": 6},
-            r"--ivf-probes must be at most --ivf-lists \(5\), but is 6; lower it",
-        ),
-        ({"knn_search": "ivfpq", "pq_bytes": 3}, r"--pq-bytes must divide .*\(8\), but is 3"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(options, message):
-    with pytest.raises(ValueError, match=message) as error:
-        make_searcher(SearchOptions(**options), large_table()[0])
-    assert "\n" not in str(error.value) and ";" in str(error.value)
-
-
-def test_a_small_table_has_no_codes():
-    from factory import make_table
-
-    message = "--knn-search ivfpq learns 256 values .* the index has 255; lower --knn-frequent, or "
-    with pytest.raises(ValueError, match=f"{message}take --knn-search exact"):
-        make_searcher(SearchOptions("ivfpq"), make_table(words=283)[0])  # 28 are frequent
-    make_searcher(SearchOptions("ivfpq", knn_frequent=27), make_table(words=283)[0])
-    make_searcher(SearchOptions("ivfpq"), make_table(words=284)[0])
-    make_searcher(SearchOptions("ivf"), make_table(words=2)[0])  # probes 32 of 2 lists: all
-
-
-def test_every_option_has_an_owner():
-    names = set(SearchOptions.__dataclass_fields__) - {"knn_search"}
-    assert set(search_options._OWNERS) == names
