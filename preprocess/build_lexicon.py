@@ -178,7 +178,7 @@ def choose(model: Model1, source, target, usable, frequent, args):
     usable[frequent] = False
     twin = np.where(np.append(usable, False)[twin], twin, -1)
     word = found.source != model.empty
-    likely = found.probability >= args.min_probability
+    likely = (found.probability >= args.min_probability) & (found.probability > 0)
     twins = word & (np.append(twin, -1)[found.source] == found.target)
     own = np.full(len(source) + 1, -np.inf)  # that of a word's spelling, and of the empty word
     unseen = ~np.isin(np.arange(len(source)), found.source)

@@ -306,3 +306,17 @@ def test_lexicons_that_lack_something_are_refused(text):
         save_file({**whole, **parts}, path, metadata=metadata)
         with pytest.raises(ValueError, match=found.replace("(", r"\(").replace(")", r"\)")):
             load(folder, one, other)
+
+
+def test_what_is_impossible_is_left_out(text, monkeypatch):
+    folder, one, other, options = text
+    translations = Model1.translations
+
+    def some_are_zero(model):
+        found = translations(model)
+        return found._replace(probability=np.where(found.target % 2 == 0, found.probability, 0.0))
+
+    monkeypatch.setattr(Model1, "translations", some_are_zero)
+    assert call("build_lexicon", *options, "--min-probability", 0, "--frequent", 1) == 0
+    lexicon = load(folder, one, other)  # which refuses the logarithm of 0
+    assert lexicon.best.ge(0).any() and not (lexicon.best % 2 == 1)[lexicon.best.ge(0)].any()
