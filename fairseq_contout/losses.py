@@ -181,7 +181,10 @@ def corrected_logits(
 ) -> Tensor:
     """Return the terms s_w - log Q_w of L in :func:`contrastive_loss`, ``(N, M)``: same arguments.
 
-    Their softmax is the distribution over the whole table, estimated on the candidates.
+    With log Q = 0 for each target, which is a candidate of its token with certainty, their softmax
+    is the distribution over the whole table, estimated on the candidates. The loss has the target's
+    Q as that of every row: it asks which of the candidates is the target, and one that is rarely a
+    candidate of other tokens' is likelier to be.
     """
     compared = logits - log_q
     if own is None:
@@ -256,7 +259,7 @@ def jeffreys_divergence(logits: Tensor, other: Tensor) -> Tensor:
 
     With the logits s and s′ it is ½ Σ_w (p_w - p′_w) (s_w - s′_w): the log-normalisers cancel. Of
     :func:`corrected_logits` it is the importance-weighted estimate of the divergence over the whole
-    table, as the correction of a candidate is the same in both.
+    table, as the correction of a candidate is the same in both; the target's must be 0.
 
     Args:
         logits: s of each row, ``(N, M)``.

@@ -58,13 +58,14 @@ def log_inclusion(text: Tensor, tokens: int, drawn: Tensor, samples: int) -> Ten
 
 def kept_candidates(
     candidates: Tensor, log_q: Tensor, positive: Tensor, number: int
-) -> Tuple[Tensor, Tensor, Tensor]:
+) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     """Keep some candidates, drawn uniformly: what a batch costs then grows with its tokens alone.
 
     A target that is not kept takes the column of a kept one, drawn uniformly, too: each token is
-    compared with number - 1 of the M - 1 others, all of them equally probable, so that
-    Q'_w = Q_w (number - 1) / (M - 1) leaves the estimate of the log-normaliser's exponential what
-    it was on average.
+    compared with number - 1 of the M - 1 others, all of them equally probable. With any other
+    token's target, a row is compared with probability Q'_w = Q_w (number - 1) / (M - 1). A target
+    has the correction of its row, too: where the loss is lowest, log p alone then tells which of
+    the rows at hand is the target.
 
     Args:
         candidates: rows, ``(M,)``.
@@ -74,10 +75,11 @@ def kept_candidates(
 
     Returns:
         The kept rows, ``(number,)``; their log Q', ``(number,)``; the column that each target
-        has or takes, ``(N,)``.
+        has or takes, ``(N,)``; its own log Q', ``(N,)``.
     """
     kept = torch.randperm(len(candidates), device=candidates.device)[:number]
     column = torch.randint(number, (len(candidates),), device=candidates.device)
     column[kept] = torch.arange(number, device=candidates.device)
     correction = math.log((number - 1) / (len(candidates) - 1))
-    return candidates[kept], log_q[kept] + correction, column[positive]
+    log_q = log_q + correction
+    return candidates[kept], log_q[kept], column[positive], log_q[positive]

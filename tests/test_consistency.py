@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from factory import CRITERIONS, make_batch, make_criterion, make_dictionary, make_model
 
 from fairseq_contout.criterions.terms import doubled
-from fairseq_contout.losses import jeffreys_divergence
+from fairseq_contout.losses import corrected_logits, jeffreys_divergence
 
 
 @pytest.fixture
@@ -85,19 +85,30 @@ def test_the_divergence_is_that_of_the_definition():
     assert torch.autograd.gradcheck(jeffreys_divergence, (logits[:3], other[:3]))
 
 
-def test_the_divergence_of_corrected_candidates_estimates_that_of_the_table():
+@pytest.mark.parametrize("ahead", [0.0, 8.0, 11.0])  # p of about 0, 0.5 and 0.9
+def test_the_divergence_over_candidates_estimates_that_of_the_table(ahead):
+    """The target is always a candidate of its token: it stands for itself, the others for 1 / Q."""
     generator = torch.Generator().manual_seed(3)
     logits, other = torch.randn(2, 1, 2000, generator=generator, dtype=torch.float64)
-    q = 0.05 + 0.9 * torch.rand(2000, generator=generator, dtype=torch.float64)
-    exact, found, uncorrected = jeffreys_divergence(logits, other).item(), [], []
-    for _ in range(200):
-        kept = (torch.rand(2000, generator=generator) < q).nonzero().squeeze(1)
-        pair = logits[:, kept], other[:, kept]
-        found.append(jeffreys_divergence(*(part - q[kept].log() for part in pair)))
-        uncorrected.append(jeffreys_divergence(*pair))
-    mean = torch.cat(found).mean().item()
-    error = torch.cat(found).std().item() / len(found) ** 0.5
-    assert abs(mean - exact) < 4 * error + 0.01 * exact and error < 0.01 * exact
+    q = 0.2 + 0.5 * torch.rand(2000, generator=generator, dtype=torch.float64)
+    logits[0, 0], other[0, 0], q[0] = ahead, ahead - 0.5, 0.2
+    exact, found = jeffreys_divergence(logits, other).item(), {"its own": [], "1": []}
+    for _ in range(300):
+        drawn = torch.rand(2000, generator=generator) < q
+        drawn[0] = True
+        kept = drawn.nonzero().squeeze(1)
+        column = torch.zeros(1, dtype=torch.long)
+        for name, log_q in (("its own", q[0].log()), ("1", torch.zeros(()))):
+            pair = [
+                corrected_logits(part[:, kept], column, q[kept].log(), (part[:, 0], log_q.view(1)))
+                for part in (logits, other)
+            ]
+            found[name].append(jeffreys_divergence(*pair))
+    means = {name: torch.cat(values).mean().item() for name, values in found.items()}
+    error = torch.cat(found["1"]).std().item() / 300**0.5
+    # the estimate of a ratio has a bias, which falls with the number of candidates
+    assert abs(means["1"] - exact) < 4 * error + 0.03 * exact
+    assert not ahead or abs(means["its own"] - exact) > 0.1 * exact
 
 
 @pytest.mark.parametrize(
@@ -152,6 +163,57 @@ def test_r_drop_by_hand(tmp_path, dictionary):
     for one, two in (log_probs, log_probs[::-1]):
         theirs = theirs + 5.0 * F.kl_div(two, one, reduction="sum", log_target=True) / 2
     torch.testing.assert_close(loss, theirs / 2)
+
+
+@pytest.mark.parametrize("options", [{}, {"additive_margin": 0.2}, {"max_candidates": 6}])
+def test_r_drop_over_candidates_by_hand(options, tmp_path, dictionary):
+    """The loss, and its gradients through both predictions and the scale."""
+    model = with_dropout(make_model(tmp_path, dictionary, "contrastive"), 0.4)
+    sample, options = make_batch(dictionary), {"sampled_negatives": 8, **options}
+    real = sample["target"].ne(dictionary.pad())
+    table, tokens = model.decoder.continuous_output.table, sample["target"][real]
+
+    def predict(criterion):
+        torch.manual_seed(7)
+        both = model(**doubled(sample["net_input"]))[0]
+        return criterion.term, [both[0::2][real], both[1::2][real]]
+
+    def divergence(criterion):
+        term, views = predict(criterion)
+        candidates, total = term._candidates(tokens, table), 0
+        for i, token in enumerate(tokens.tolist()):
+            own = [int(candidates.positive[i])]
+            others = [c for c in range(len(candidates.index)) if c not in own]
+            index = torch.tensor([token, *candidates.index[others].tolist()])
+            weight = torch.tensor([1.0, *(1 / candidates.log_q[others].exp()).tolist()])
+            p, q = (
+                F.normalize(weight * (term.scale("cosine") * cosines).exp(), p=1, dim=0)
+                for cosines in (table.weight[index] @ F.normalize(v[i], dim=0) for v in views)
+            )
+            total = total + ((p * (p / q).log()).sum() + (q * (q / p).log()).sum()) / 2
+        return total
+
+    def gradients(loss, criterion):
+        parameters = [*model.parameters(), *criterion.parameters()]
+        found = torch.autograd.grad(loss, [p for p in parameters if p.requires_grad])
+        return torch.cat([part.flatten() for part in found])
+
+    results = {}
+    for alpha in (0.0, 5.0):
+        criterion = make_criterion(
+            "contrastive", dictionary, r_drop=alpha, consistency_weight=1e-9, **options
+        )
+        torch.manual_seed(7)
+        loss, _, _ = criterion(model, sample)
+        counted = torch.bincount(tokens, minlength=len(dictionary))
+        assert torch.equal(criterion.term.observed, counted)  # once, though predicted twice
+        results[alpha] = loss, gradients(loss, criterion)
+    criterion.term.observed.zero_()
+    expected = 2.5 * divergence(criterion)
+    torch.testing.assert_close(results[5.0][0] - results[0.0][0], expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        results[5.0][1] - results[0.0][1], gradients(expected, criterion), rtol=1e-2, atol=2e-3
+    )
 
 
 def test_r_drop_is_for_losses_with_a_distribution(dictionary):

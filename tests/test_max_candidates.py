@@ -1,4 +1,4 @@
-"""A contrastive loss over some of its candidates: drawn uniformly, an estimate without bias."""
+"""A contrastive loss over some of its candidates: its minimum stays the distribution."""
 
 import math
 from collections import Counter
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from factory import make_batch, make_criterion, make_dictionary, make_model
 
 from fairseq_contout.losses import contrastive_loss
-from fairseq_contout.sampling import draw, kept_candidates
+from fairseq_contout.sampling import draw, kept_candidates, log_inclusion
 
 
 def random(*shape, seed=0):
@@ -26,7 +26,7 @@ def draws(number, times=6000):
 
 def test_each_token_is_compared_with_every_set_of_others_equally_often():
     compared = [Counter() for _ in range(5)]
-    for kept, _, column in draws(3):
+    for kept, _, column, _ in draws(3):
         assert len(kept.unique()) == 3
         for target in range(5):
             if target + 10 in kept.tolist():
@@ -40,20 +40,43 @@ def test_each_token_is_compared_with_every_set_of_others_equally_often():
         assert max(abs(count - 1000) for count in counts.values()) < 4.5 * deviation
 
 
-def test_the_normaliser_is_estimated_without_bias():
-    logits, log_q = random(5, seed=4), random(5, seed=1)
-    expected = (logits - log_q).exp().sum()
-    found = []
-    for kept, log_q_kept, column in draws(3):
-        # the loss plus the target's logit is the estimated log-normaliser
-        loss = contrastive_loss(
-            logits[kept - 10].expand(5, -1), column, log_q_kept, own=(logits, log_q)
-        )
-        found.append((loss + logits).exp())
-    found = torch.stack(found)
-    error = (found.mean(0) - expected).abs()
-    assert (found.std(0) > 0.05 * expected).all()  # it does vary
-    assert (error < 4.5 * found.std(0) / math.sqrt(len(found))).all()
+def test_every_column_has_the_same_correction():
+    log_q = random(5, seed=1)
+    for kept, kept_log_q, _, own_log_q in draws(3, times=20):
+        torch.testing.assert_close(kept_log_q, log_q[kept - 10] + math.log(2 / 4))
+        torch.testing.assert_close(own_log_q, log_q + math.log(2 / 4))
+
+
+@pytest.mark.parametrize("number", [None, 4, 15])
+def test_the_lowest_loss_is_that_of_the_distribution(number):
+    """Three contexts, 40 rows: logits that minimise the loss over many batches are log p."""
+    rows, contexts, tokens, samples = 40, 3, 24, 6
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.softmax(1.5 * torch.randn(contexts, rows, generator=generator), 1).double()
+    text = truth.mean(0)  # each context is as frequent
+    drawn = torch.full((rows,), 1 / rows, dtype=torch.float64)
+    log_q = log_inclusion(text, tokens, drawn, samples)
+    logits = torch.zeros(contexts, rows, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.002, 3000)
+    torch.manual_seed(0)
+    for _ in range(3000):
+        context = torch.arange(contexts).repeat(tokens // contexts)
+        target = torch.multinomial(truth, tokens // contexts, replacement=True).t().flatten()
+        index = torch.cat((target, torch.randint(rows, (samples,)))).unique()
+        part, positive = log_q[index], torch.searchsorted(index, target)
+        own = None
+        if number is not None and number < len(index):
+            index, part, positive, own = kept_candidates(index, part, positive, number)
+            own = logits[context, target], own
+        loss = contrastive_loss(logits[context][:, index], positive, part, own=own)
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+        schedule.step()
+    found = torch.log_softmax(logits.detach(), 1)
+    divergence = (truth * (truth.log() - found)).sum(1)
+    assert divergence.max() < 0.02  # with the target's own Q in place of Q', over 0.1
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -99,7 +122,7 @@ def test_more_than_there_are_takes_all(tmp_path):
 
 @pytest.mark.parametrize("margin", [0.0, 0.2])
 def test_two_candidates_are_the_target_and_another(margin, tmp_path):
-    """At the least number, a token's loss is that of one of the others, with its weight."""
+    """At the least number, a token's loss is that of the target and one of the others."""
     dictionary = make_dictionary()
     model = make_model(tmp_path, dictionary, "contrastive")
     table = model.decoder.continuous_output.table
@@ -118,8 +141,8 @@ def test_two_candidates_are_the_target_and_another(margin, tmp_path):
     count = len(torch.cat((target, draw(every, 30))).unique())
     rows = hidden @ table.weight.t()
     own = 16 * (rows.gather(1, target.unsqueeze(1)) - margin)
-    # negatives: count - 1 stand behind the one that is there
-    possible = torch.log1p((count - 1) * torch.exp(16 * rows - own))
+    # one of the others, and both stand for count - 1 rows
+    possible = math.log(count - 1) + torch.log1p(torch.exp(16 * rows - own))
     nearest = (possible - found.unsqueeze(1)).abs()
     nearest.scatter_(1, target.unsqueeze(1), float("inf"))
     assert nearest.min(dim=1).values.max() < 1e-4

@@ -128,8 +128,7 @@ class ContrastiveTerm(nn.Module):
             log_q = found.masked_fill(index.eq(self.dictionary.eos()), 0)
         own = None
         if 0 < self.cfg.max_candidates < len(index):
-            own = log_q[positive]
-            index, log_q, positive = kept_candidates(
+            index, log_q, positive, own = kept_candidates(
                 index, log_q, positive, self.cfg.max_candidates
             )
         return _Candidates(index, log_q, positive, own)
@@ -138,12 +137,17 @@ class ContrastiveTerm(nn.Module):
         # losses (N,), and logits of the distribution over the candidates (N, M)
         scale = self.scale(table.score)
         positive, log_q = candidates.positive, candidates.log_q.to(hidden.dtype)
+        logits = table.logits_of(hidden, candidates.index, scale)
         own = None
-        if candidates.own_log_q is not None:
+        if candidates.own_log_q is None:
+            own_score = logits.gather(1, positive.unsqueeze(1)).squeeze(1)
+        else:
             own_score = table.logits_with(hidden, table.rows(target), scale).squeeze(1)
             own = own_score, candidates.own_log_q.to(hidden.dtype)
-        logits = table.logits_of(hidden, candidates.index, scale)
-        distribution = corrected_logits(logits, positive, log_q, own)  # without the margin
+        # The distribution over the table, which has no margin: a token is always compared with its
+        # own row, which there stands for itself alone.
+        certain = own_score, torch.zeros_like(own_score)
+        distribution = corrected_logits(logits, positive, log_q, certain)
         if self.cfg.additive_margin:
             ahead = table.margin_logits(hidden, self.cfg.additive_margin, scale)
             if own is None:
