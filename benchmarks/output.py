@@ -56,8 +56,8 @@ def draw(path, size: tuple, paint):
     draw_several(path, size, 1, lambda axes: paint(axes[0]))
 
 
-def draw_several(path, size: tuple, panels: int, paint):
-    """Let ``paint([axes, …])`` draw panels side by side and save them; nothing without a path."""
+def draw_several(path, size: tuple, panels: int, paint, rows: int = 1):
+    """Let ``paint([axes, …])`` draw panels in rows and save them; nothing without a path."""
     if not path:
         return
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq's logging shows it all
@@ -66,8 +66,10 @@ def draw_several(path, size: tuple, panels: int, paint):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, panels, figsize=size, layout="constrained", squeeze=False)
-    paint(list(axes[0]))
+    figure, axes = plt.subplots(
+        rows, -(-panels // rows), figsize=size, layout="constrained", squeeze=False
+    )
+    paint(list(axes.flatten()))
     figure.savefig(path, dpi=150)
 
 

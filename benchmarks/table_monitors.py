@@ -2,9 +2,9 @@
 """Draw how spread learned tables were at each validation of several trainings.
 
 Each training is a folder that a recipe made; its train.log has what the criterions log of a learned
-table: the mean cosine of two rows, the smallest angle between two, their effective rank, and the
-hubness. A table that collapses goes to cosine 1, angle 0 and rank 1. Prints a table; --json and
---plot write files.
+table: the mean cosine of two rows, and of the rows of two tokens of the text, the smallest angle
+between two, their effective rank, and the hubness. A table that collapses goes to cosine 1, angle 0
+and rank 1, that of the tokens first. Prints a table; --json and --plot write files.
 """
 
 import argparse
@@ -17,8 +17,10 @@ from output import add_files, draw_several, named, write_json
 #: What is logged, and what the axis is called.
 MONITORS = {
     "table_cosine": "mean cosine of two rows",
-    "table_rank": "effective rank",
+    "token_cosine": "mean cosine of two tokens' rows",
     "table_angle": "smallest angle (degrees)",
+    "table_rank": "effective rank",
+    "table_hubness": "hubness (skewness)",
     "accuracy": "accuracy (%)",
 }
 
@@ -33,7 +35,7 @@ def read(name: str, folder: Path) -> list:
         if " | valid on " in line:
             found = dict(re.findall(r"(\w+) ([-\d.e+]+|nan|inf)(?: \||$)", line))
             if "table_cosine" in found:  # a training that went on says it twice: the last counts
-                row = {key: float(found[key]) for key in [*MONITORS, "table_hubness", "ppl"]}
+                row = {key: float(found[key]) for key in [*MONITORS, "ppl"]}
                 updates = int(found["num_updates"])
                 rows[updates] = {"method": name, "updates": updates, **row}
     if not rows:
@@ -51,7 +53,10 @@ def paint(axes, rows):
             panel.plot(x, y, styles[number % len(styles)], markersize=4, linewidth=1, label=name)
         panel.set_xlabel("updates")
         panel.set_title(title, fontsize=10)
-    axes[0].legend(frameon=False, fontsize=8)
+        if key in ("table_rank", "table_angle", "accuracy"):
+            panel.set_ylim(bottom=0)
+    lines, names = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(lines, names, loc="outside lower center", ncols=6, frameon=False)
 
 
 def main():
@@ -63,14 +68,13 @@ def main():
     add_files(parser)
     arguments = parser.parse_args()
     rows = [row for name, folder in arguments.run for row in read(name, Path(folder))]
-    print(f"{'training':24} {'updates':>7} {'cosine':>7} {'angle':>6} {'rank':>6} {'accuracy':>8}")
+    columns = ("cosine", "tokens'", "angle", "rank", "hubness", "accuracy")
+    print(f"{'training':24} {'updates':>7} " + " ".join(f"{name:>8}" for name in columns))
     for row in rows:
-        print(
-            f"{row['method']:24} {row['updates']:7} {row['table_cosine']:7.3f} "
-            f"{row['table_angle']:6.2f} {row['table_rank']:6.1f} {row['accuracy']:8.2f}"
-        )
+        cells = (f"{row[key]:8.3f}" for key in MONITORS)
+        print(f"{row['method']:24} {row['updates']:7} " + " ".join(cells))
     write_json(rows, arguments.json)
-    draw_several(arguments.plot, (11, 3), len(MONITORS), lambda axes: paint(axes, rows))
+    draw_several(arguments.plot, (9, 6), len(MONITORS), lambda axes: paint(axes, rows), rows=2)
 
 
 if __name__ == "__main__":

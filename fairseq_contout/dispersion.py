@@ -62,6 +62,24 @@ def mean_pairwise_cosine(rows: Tensor) -> float:
     return ((rows.double().sum(dim=0).pow(2).sum() - count) / (count * (count - 1))).item()
 
 
+def mean_token_cosine(rows: Tensor, counts: Tensor) -> float:
+    """Return the mean cosine of the rows of two tokens that are different words.
+
+    (‖Σ_w c_w e_w‖² - Σ c_w²) / ((Σ c_w)² - Σ c_w²): a word counts as often as the text has it, so
+    that frequent words show, which a loss moves most. 0 where there is one word alone.
+
+    Args:
+        rows: of the words, ``(V, d)``.
+        counts: c, their tokens, ``(V,)``.
+    """
+    counts = counts.double()
+    same = counts.pow(2).sum()
+    pairs = counts.sum().pow(2) - same
+    if pairs == 0:
+        return 0.0
+    return (((counts @ rows.double()).pow(2).sum() - same) / pairs).item()
+
+
 def effective_rank(rows: Tensor) -> float:
     """Return exp(H(p)), p being the singular values of the rows divided by their sum: 1 … d.
 

@@ -7,6 +7,7 @@ import cli
 import pytest
 import torch
 from decoding import Decoder, assert_same_hypotheses
+from factory import make_criterion, make_dictionary
 from fairseq.data import Dictionary
 
 from fairseq_contout.models.transformer import ContinuousTransformerModel
@@ -195,3 +196,20 @@ def test_half_precision_decodes_as_full(name, dtype, corpus, trained):
 def test_half_precision_from_the_command_line(corpus, trained):
     output = cli.call("generate", corpus.data, "--path", trained("vmf"), "--fp16")
     assert cli.token_accuracy(output) >= 0.95
+
+
+@pytest.mark.parametrize("first, then", [("cosine", "contrastive"), ("contrastive", "hybrid")])
+def test_a_model_goes_on_with_another_loss(first, then, trained, train, tmp_path):
+    begin = ["--finetune-from-model", trained(first), "--criterion", then]
+    output = train(tmp_path, *begin, updates=2)
+    assert "trained with another criterion than" in output and "begins anew: " in output
+    assert "scale.log_scale" in " ".join(read(tmp_path / "checkpoint_last.pt")["criterion"])
+
+
+def test_a_state_that_lacks_something_is_refused():
+    criterion = make_criterion("contrastive", make_dictionary(), sampled_negatives=8)
+    state = criterion.state_dict()
+    criterion.load_state_dict(state)
+    del state["term.observed"]
+    with pytest.raises(RuntimeError, match="Missing key.*term.observed"):
+        criterion.load_state_dict(state)

@@ -208,7 +208,7 @@ def train(dictionary, name, options, model_options=None, updates=300):
 def test_cosine_alone_collapses_and_a_warning_names_the_remedy(dictionary, caplog):
     with caplog.at_level(logging.WARNING):
         log = train(dictionary, "cosine", {})
-    assert log["table_cosine"] > 0.7 and log["monitored"] == 1
+    assert log["table_cosine"] > 0.7 and log["token_cosine"] > 0.7 and log["monitored"] == 1
     assert "target table is collapsing" in caplog.text
     assert "--contrastive-weight 1 or --dispersion-weight 1" in caplog.text
 
@@ -217,7 +217,7 @@ def test_cosine_alone_collapses_and_a_warning_names_the_remedy(dictionary, caplo
 def test_every_guard_prevents_the_collapse(guard, dictionary, caplog):
     with caplog.at_level(logging.WARNING):
         log = train(dictionary, *GUARDS[guard])
-    assert log["table_cosine"] < 0.2 and log["table_rank"] > 8
+    assert log["table_cosine"] < 0.2 and log["token_cosine"] < 0.3 and log["table_rank"] > 8
     assert "collapsing" not in caplog.text
 
 

@@ -1,5 +1,6 @@
 """What all criterions on embeddings share: masking, table look-up, reduction and logging."""
 
+import logging
 import math
 from dataclasses import dataclass, field
 from typing import Any, Dict, List
@@ -22,6 +23,8 @@ from fairseq_contout.criterions.terms import (
 )
 from fairseq_contout.losses import cosine_loss, cosine_similarity
 from fairseq_contout.prior_calibration import lowest_pair
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -100,6 +103,20 @@ class ContinuousCriterion(FairseqCriterion):
         self.contrastive = None
         if cfg.contrastive_weight:
             self.contrastive = ContrastiveTerm(cfg, task.target_dictionary)
+
+    def load_state_dict(self, state_dict, *args, **options):
+        """Load the state of a checkpoint; begin anew where it is another criterion's, or none.
+
+        So a model goes on with another loss (``--finetune-from-model``).
+        """
+        own = set(self.state_dict())
+        if own and not own & set(state_dict or ()):
+            logger.warning(
+                f"the checkpoint was trained with another criterion than {type(self).__name__}, "
+                f"which begins anew: {', '.join(sorted(own))}"
+            )
+            return None
+        return super().load_state_dict(state_dict, *args, **options)
 
     def token_losses(self, hidden: Tensor, target: Tensor, table) -> Tensor:
         """Return the loss of each token.
@@ -206,7 +223,7 @@ class ContinuousCriterion(FairseqCriterion):
             table.calibration.reset()
             self._calibrating = True
             if table.learned:
-                log = monitor(table)
+                log = monitor(table, tokens)
         found = table.validate(hidden, tokens)
         return {
             **log,
