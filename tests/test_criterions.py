@@ -307,3 +307,25 @@ def test_softmax_model_is_refused(dictionary):
 def test_bad_options_are_refused(name, options, message, dictionary):
     with pytest.raises(ValueError, match=message):
         make_criterion(name, dictionary, **options)
+
+
+@pytest.mark.parametrize("name", sorted(CRITERIONS))
+def test_losses_are_computed_in_full_precision_under_autocast(name, tmp_path):
+    dictionary = make_dictionary()
+    model, sample = make_model(tmp_path, dictionary, name), make_batch(dictionary)
+    criterion = make_criterion(name, dictionary, **CRITERIONS[name])
+    if name.startswith("contrastive"):
+        criterion = make_criterion(name, dictionary, sampled_negatives=8, additive_margin=0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.manual_seed(3)
+        found = criterion(model, sample)[0]
+        predicted = model(**sample["net_input"])[0]
+    if hasattr(criterion, "term"):
+        criterion.term.observed.zero_()
+    real = sample["target"].ne(dictionary.pad())
+    table = model.decoder.continuous_output.table
+    torch.manual_seed(3)
+    expected = criterion.token_losses(predicted.float()[real], sample["target"][real], table)
+    assert predicted.dtype == torch.bfloat16 and found.dtype == torch.float32
+    torch.testing.assert_close(found, expected.sum(), rtol=1e-6, atol=1e-5)
+    found.backward()

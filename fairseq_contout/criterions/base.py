@@ -1,19 +1,17 @@
 """What all criterions on embeddings share: masking, table look-up, reduction and logging."""
 
 import logging
-import math
 from dataclasses import dataclass, field
 from typing import Any, Dict, List
 
 import torch
 from fairseq.criterions import FairseqCriterion
-from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from omegaconf import II
 from torch import Tensor
 
-from fairseq_contout.calibration import calibration_error
-from fairseq_contout.criterions.monitor import MONITORS, monitor
+from fairseq_contout.criterions.logged import log_means
+from fairseq_contout.criterions.monitor import monitor
 from fairseq_contout.criterions.term_options import TermsConfig, check_read, check_terms
 from fairseq_contout.criterions.terms import (
     ContrastiveTerm,
@@ -22,7 +20,6 @@ from fairseq_contout.criterions.terms import (
     doubled,
 )
 from fairseq_contout.losses import cosine_loss, cosine_similarity
-from fairseq_contout.prior_calibration import lowest_pair
 
 logger = logging.getLogger(__name__)
 
@@ -158,12 +155,20 @@ class ContinuousCriterion(FairseqCriterion):
         predicted = net_output[0]
         if predicted.dtype in (torch.float16, torch.bfloat16):
             predicted = predicted.float()  # norms and normalisers overflow or lose digits below
-        tokens = target[real]  # N
         # one view of the batch, or two that differ in what dropout left out: N x d each
         count = 2 if twice else 1
         views = [predicted[start::count][real] for start in range(count)]
+        with torch.autocast(predicted.device.type, enabled=False):  # --amp is for the model
+            losses, sample_size, log = self._of_views(views, target[real], table, target.size(0))
+        if reduce:
+            return losses.sum(), sample_size, log
+        full = losses.new_zeros(target.shape)
+        full[real] = losses
+        return full, sample_size, log
+
+    def _of_views(self, views: List[Tensor], tokens: Tensor, table, sentences: int):
+        """Return the losses ``(N,)``, the sample size and the log, and count the tokens."""
         hidden = views[0]
-        sentences = target.size(0)
         # not what the sample says: a masked language model reads more tokens than it predicts
         sample_size = sentences if self.sentence_avg else len(tokens)
         losses = self._view_losses(views, tokens, table)
@@ -185,11 +190,7 @@ class ContinuousCriterion(FairseqCriterion):
                     module.observe(tokens)
             if table.prior is not None:
                 table.prior.observe(all_tokens(tokens))
-        if reduce:
-            return losses.sum(), sample_size, log
-        full = losses.new_zeros(target.shape)
-        full[real] = losses
-        return full, sample_size, log
+        return losses, sample_size, log
 
     def _view_losses(self, views: List[Tensor], tokens: Tensor, table) -> Tensor:
         """Return the loss of each token, averaged over the views, and how far they disagree."""
@@ -246,45 +247,7 @@ class ContinuousCriterion(FairseqCriterion):
         comparable with a softmax's; with --unigram-prior its weight β as prior_weight; of a learned
         table, how spread it is (:mod:`~fairseq_contout.criterions.monitor`).
         """
-
-        def total(key):
-            return sum(log.get(key, 0) for log in logging_outputs)
-
-        if total("monitored"):
-            count = total("monitored")
-            for name in MONITORS:
-                metrics.log_scalar(name, total(name) / count, count, round=4)
-        # a batch of few words may have none that is masked
-        tokens, size = total("ntokens") or 1, total("sample_size") or 1
-        validated = total("validated")
-        metrics.log_scalar("loss", total("loss") / size, size, round=4)
-        if cls.has_concentration:
-            metrics.log_scalar("kappa", total("concentration") / tokens, tokens, round=3)
-        if validated:
-            metrics.log_scalar("accuracy", 100 * total("correct") / validated, validated, round=3)
-            metrics.log_scalar("cosine", total("cosine") / validated, validated, round=4)
-            # fairseq sums up names with an underscore, but does not print them
-            metrics.log_scalar("_nll_grid", total("nll_grid"))
-            metrics.log_scalar("_nll_tokens", total("nll_tokens"))
-            metrics.log_scalar("_bins", total("bins"))
-
-            def bits(meters):
-                lowest = float(meters["_nll_grid"].sum.min())
-                return lowest / float(meters["_nll_tokens"].sum) / math.log(2)
-
-            def error(meters):
-                lowest = int(meters["_nll_grid"].sum.argmin())
-                bins = meters["_bins"].sum.flatten(end_dim=-3)  # one for each point of the grid
-                return round(100 * calibration_error(bins[lowest]), 2)
-
-            def weight(meters):
-                return round(lowest_pair(meters["_nll_grid"].sum)[1], 3)
-
-            metrics.log_derived("ece", error)
-            metrics.log_derived("nll_loss", lambda meters: round(bits(meters), 3))
-            metrics.log_derived("ppl", lambda meters: round(2 ** min(bits(meters), 100.0), 2))
-            if total("nll_grid").dim() == 2:
-                metrics.log_derived("prior_weight", weight)
+        log_means(logging_outputs, cls.has_concentration)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
