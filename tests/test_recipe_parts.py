@@ -351,3 +351,17 @@ def test_words_of_several_lists_take_turns():
         extend(Counter({"la": 2, "of": 5}), ["the", "of", "de"], 5)
     with pytest.raises(ValueError, match="words of the text, 2, but is 1"):
         extend(Counter({"la": 2, "of": 5}), ["the"], 1)
+
+
+@pytest.mark.parametrize("recipe", ["softmax", "contrastive-frozen", "best", "best-frozen"])
+def test_the_best_recipes_have_a_learning_rate_of_their_own(recipe):
+    script = (
+        f'. "{REPOSITORY}/examples/lib.sh"; SET=x TABLE_SOURCE=random TABLE_DIM=8 BEST_LR=$2; '
+        'recipe_options "$1"; echo "${RECIPE_OPTIONS[@]}"'
+    )
+    for rate in ("0.5", ""):
+        command = ["bash", "-euc", script, "bash", recipe, rate]
+        found = subprocess.run(command, capture_output=True, text=True)
+        assert found.returncode == 0, found.stderr
+        own = rate and recipe.startswith("best")
+        assert found.stdout.strip() == (f"--lr {rate}" if own else "")

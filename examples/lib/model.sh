@@ -4,9 +4,10 @@
 # Turn RECIPE into CRITERION options and the kind of OUTPUT: a softmax, a frozen table from a file, or
 # a table that is learned with the model. INITIAL says what begins with bilingual fastText rows: the
 # learned table (and the input embeddings that it is not shared with), or the input embeddings.
+# RECIPE_OPTIONS come after those of all recipes: BEST_LR is the learning rate that suits what begins so.
 recipe_options() {
   local contrastive=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
-  OUTPUT=frozen INITIAL=
+  OUTPUT=frozen INITIAL= RECIPE_OPTIONS=()
   case $1 in
     softmax)
       OUTPUT=softmax
@@ -16,7 +17,7 @@ recipe_options() {
       OUTPUT=learned INITIAL=table
       ! tied_table || TABLE_DIM=${EMBED_DIM:-$TABLE_DIM}
       center_fasttext
-      CRITERION=("${contrastive[@]}")
+      CRITERION=("${contrastive[@]}") RECIPE_OPTIONS=(${BEST_LR:+--lr "$BEST_LR"})
       ;;
     pretrained) # a language model, which begins with the same rows, before it: pretrain.sh
       OUTPUT=learned INITIAL=language-model TABLE_DIM=${EMBED_DIM:-$TABLE_DIM}
@@ -25,7 +26,7 @@ recipe_options() {
       ;;
     best-frozen) # and with a frozen one
       INITIAL=inputs
-      CRITERION=("${contrastive[@]}")
+      CRITERION=("${contrastive[@]}") RECIPE_OPTIONS=(${BEST_LR:+--lr "$BEST_LR"})
       ;;
     contrastive)
       OUTPUT=learned
@@ -85,7 +86,7 @@ train() {
   fi
   options=(--task translation --source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG"
     "${architecture[@]}" ${MODEL_OPTIONS[@]+"${MODEL_OPTIONS[@]}"}
-    "${CRITERION[@]}" "${TRAIN_OPTIONS[@]}" "${keep[@]}")
+    "${CRITERION[@]}" "${TRAIN_OPTIONS[@]}" ${RECIPE_OPTIONS[@]+"${RECIPE_OPTIONS[@]}"} "${keep[@]}")
   train_once "$BIN_DIR/dict.$SOURCE_LANG.txt" "$BIN_DIR/dict.$TARGET_LANG.txt"
 }
 
