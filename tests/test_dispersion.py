@@ -1,12 +1,16 @@
 """Measures of spread against independent computations, and dispersion as an objective."""
 
 import math
+from argparse import Namespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from factory import FakeTask, make_batch, make_criterion, make_dictionary
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
 from fairseq_contout import dispersion
+from fairseq_contout.criterions.terms import dispersion_term
 
 
 def unit(*shape, seed=0):
@@ -115,3 +119,42 @@ def test_hubness():
     angle = 2 * math.pi * torch.arange(12, dtype=torch.float64) / 12
     ring = torch.stack((angle.cos(), angle.sin()), dim=1)
     assert dispersion.hubness(ring, 2) == 0  # each is the neighbour of its two neighbours
+
+
+@pytest.fixture
+def dictionary_model():
+    dictionary, arch = make_dictionary(300), "continuous_transformer_tiny"
+    args = Namespace(arch=arch, criterion="cosine", target_table="learned", dropout=0.0)
+    ARCH_CONFIG_REGISTRY[arch](args)
+    torch.manual_seed(1)
+    return dictionary, ARCH_MODEL_REGISTRY[arch].build_model(args, FakeTask(dictionary))
+
+
+@pytest.mark.parametrize("sentence_avg", [False, True])
+def test_the_term_counts_once_an_update(sentence_avg, dictionary_model, monkeypatch):
+    dictionary, model = dictionary_model
+    sample, found = make_batch(dictionary), {}
+    for weight in (0.0, 3.0):
+        criterion = make_criterion("cosine", dictionary, sentence_avg, dispersion_weight=weight)
+        torch.manual_seed(4)
+        found[weight] = criterion(model, sample)
+    assert found[3.0][1] == (len(sample["target"]) if sentence_avg else sample["ntokens"])
+    table = model.decoder.continuous_output.table
+    torch.manual_seed(4)
+    rows = table.rows()[table.emittable].detach()
+    term = len(rows) * dispersion.sliced_dispersion(
+        rows, dispersion.great_circles(rows.size(1), 16, rows)
+    )
+    # fairseq divides the sum by the sample size
+    added = (found[3.0][0] - found[0.0][0]) / found[3.0][1]
+    torch.testing.assert_close(added, 3 * term, rtol=1e-4, atol=1e-4)
+
+
+def test_some_of_many_rows_stand_for_all(dictionary_model):
+    dictionary, model = dictionary_model
+    table = model.decoder.continuous_output.table
+    with torch.no_grad():
+        table.weight.copy_(table.weight[:1].expand_as(table.weight))
+    for number in (20, 8192):
+        criterion = make_criterion("cosine", dictionary, dispersion_rows=number)
+        assert dispersion_term(table, criterion.cfg).item() == pytest.approx(305 * 1.64, rel=0.02)

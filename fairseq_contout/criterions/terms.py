@@ -195,10 +195,16 @@ def doubled(net_input: dict) -> dict:
 
 
 def dispersion_term(table, cfg) -> Tensor:
-    """Return the sliced dispersion of a learned table's rows, or of some of them: a scalar."""
+    """Return the sliced dispersion of a learned table, summed over its rows: a scalar.
+
+    Some of many rows stand for all. A sum, since each row must withstand what the loss pulls it
+    with, whatever V is.
+    """
     index = table.emittable.nonzero().squeeze(1)
-    if len(index) > cfg.dispersion_rows:
-        index = index[torch.randperm(len(index), device=index.device)[: cfg.dispersion_rows]]
+    count = len(index)
+    if count > cfg.dispersion_rows:
+        index = index[torch.randperm(count, device=index.device)[: cfg.dispersion_rows]]
     # gradients flow through these, also where rows are targets that send none back
     rows = table.input_rows(index)
-    return sliced_dispersion(rows, great_circles(rows.size(1), cfg.dispersion_circles, rows))
+    circles = great_circles(rows.size(1), cfg.dispersion_circles, rows)
+    return count * sliced_dispersion(rows, circles)
