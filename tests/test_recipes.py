@@ -99,6 +99,10 @@ def check(result, recipe, test_set):
         assert 0 <= result[name] <= 100
     assert result["train_seconds"] > 0 and result["seconds_per_update"] > 0
     assert result["peak_memory_bytes"] > 50e6
+    shares = result["word_f1"]
+    assert list(shares) == ["0", "1", "2-4", "5-9", "10-99", "100-999", "1000-"]
+    assert all(share is None or 0 <= share <= 100 for share in shares.values())
+    assert shares["100-999"] is not None  # the references have such words
     assert result["bleu_signature"].startswith("nrefs:1|")
     assert result["chrf_signature"].startswith("nrefs:1|")
 
