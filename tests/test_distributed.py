@@ -25,6 +25,13 @@ NAMES += ("contrastive-sparse-tied", "contrastive-sparse-untied")
 NAMES += ("cosine+prior",)
 #: one whose steps leave the gradients of their weights to the end
 NAMES += ("cosine+lstm",)
+#: ones whose losses have more parts, and their options
+OPTIONS = {
+    "hybrid": {},
+    "contrastive+pairs": {"r_drop": 5.0, "consistency_weight": 1.0, "additive_margin": 0.1},
+    "cosine-dispersed-tied": {"dispersion_weight": 0.01},
+}
+NAMES += tuple(OPTIONS)
 LSTM = {f"{side}_hidden_size": 12 for side in ("encoder", "decoder")}
 LSTM.update(arch="continuous_lstm", decoder_out_embed_dim=12, decoder_layers=2, encoder_layers=2)
 
@@ -38,13 +45,14 @@ TORCHRUN = (
 
 def build(place, dictionary, name):
     """Return a model and its criterion."""
-    criterion = make_criterion(name.split("-")[0].split("+")[0], dictionary)
+    kind = name.split("-")[0].split("+")[0]
+    criterion = make_criterion(kind, dictionary, **OPTIONS.get(name, {}))
     if name.endswith("+lstm"):
         return make_model(place, dictionary, "cosine", **LSTM), criterion
     if name.endswith("+prior"):
         return make_model(place, dictionary, "cosine", unigram_prior=True), criterion
     if "-" not in name:
-        return make_model(place, dictionary, name), criterion
+        return make_model(place, dictionary, kind), criterion
     arch = "continuous_transformer_tiny"
     args = Namespace(arch=arch, criterion="contrastive", target_table="learned", dropout=0.0)
     args.share_decoder_input_output_embed = name.endswith("-tied")
@@ -71,6 +79,7 @@ def train(model, criterion, samples, processes):
     optimizer = torch.optim.SGD(learned, lr=0.1)
     losses = 0.0
     for sample in samples:
+        torch.manual_seed(9)  # of the dispersion's circles
         loss, size, _ = criterion(model, sample)
         loss.backward()
         losses += loss.item()
