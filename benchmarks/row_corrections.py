@@ -8,15 +8,15 @@ a constant, where b(w) is one of
   unigram    log of w's share of the training text
   csls       -τ × the mean score of w with the 10 predictions nearest to it (Conneau et al. 2018,
              https://arxiv.org/abs/1710.04087; the half that depends on the prediction cancels)
-  inverted   -log of w's share when predictions are divided among rows in proportion to exp(τ s)
-             (inverted softmax, Smith et al. 2017, https://arxiv.org/abs/1702.03859)
+  inverted   -log of the sum of exp(τ s) over the predictions (inverted softmax, Smith et al. 2017,
+             https://arxiv.org/abs/1702.03859: with weight 1 it divides by that sum)
 
-τ and the weight a ≥ 0 are fitted by likelihood on every second token; the table shows the others:
-nats per token, and accuracy. A weight of 0 means that the correction only harms.
+τ and the weight a ≥ 0 are fitted on every second token, once by likelihood and once by accuracy
+(the share of tokens whose row scores highest, which hubs harm); the table shows both on the others.
+A weight of 0 means that the correction only harms.
 """
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def corrections(logits, counts):
     nearest = logits.topk(min(NEIGHBOURS, len(logits)), dim=0).values.mean(dim=0)
 
     def inverted(scale):
-        return -torch.log_softmax(scale * logits, dim=1).logsumexp(dim=0)
+        return -(scale * logits).logsumexp(dim=0)
 
     return {
         "none": lambda scale: torch.zeros_like(prior),
@@ -67,7 +67,7 @@ def corrections(logits, counts):
 
 
 def measure(arguments):
-    """Return one row a correction."""
+    """Return two rows a correction: fitted by likelihood, and by accuracy."""
     table, hidden, target, dictionary = predictions(
         arguments.path, arguments.data, arguments.subset, arguments.tokens
     )
@@ -79,42 +79,48 @@ def measure(arguments):
     target = torch.searchsorted(words, target)
     fitted = torch.arange(len(target)) % 2 == 0
 
-    def nats(scale, bias, part):
+    def scored(scale, bias, part):
         scores = torch.log_softmax(scale * logits[part] + bias, dim=1)
         right = scores.argmax(dim=1).eq(target[part]).double().mean()
-        return -scores.gather(1, target[part, None]).mean().item(), 100 * right.item()
+        return {
+            "nats": -scores.gather(1, target[part, None]).mean().item(),
+            "accuracy": 100 * right.item(),
+        }
 
     scales = [table.scale * 2 ** (step / 4) for step in range(-4, 5)]
     rows = []
     for name, bias in corrections(logits[fitted], counts[words]).items():
-        best = (math.inf, None, None)
+        tried = []
         for scale in scales:
             own = bias(scale)
             for weight in WEIGHTS if name != "none" else (0.0,):
-                best = min(best, (nats(scale, weight * own, fitted)[0], scale, weight))
-        _, scale, weight = best
-        found, accuracy = nats(scale, weight * bias(scale), ~fitted)
-        rows.append(
-            {
-                "method": name,
-                "vocab": len(dictionary),
-                "scale": scale,
-                "weight": weight,
-                "nats": found,
-                "accuracy": accuracy,
-                "tokens": int((~fitted).sum()),
-            }
-        )
-        print(
-            f"{name:10} scale {scale:7.2f} weight {weight:4.2f} nats {found:6.3f} "
-            f"accuracy {accuracy:5.2f}",
-            flush=True,
-        )
+                tried.append((scored(scale, weight * own, fitted), scale, weight))
+        for by, sign in (("nats", 1), ("accuracy", -1)):
+            # of equally good ones the least correction
+            _, scale, weight = min(tried, key=lambda row: (sign * row[0][by], row[2]))
+            found = scored(scale, weight * bias(scale), ~fitted)
+            rows.append(
+                {
+                    "method": name,
+                    "fitted by": by,
+                    "vocab": len(dictionary),
+                    "scale": scale,
+                    "weight": weight,
+                    **found,
+                    "tokens": int((~fitted).sum()),
+                }
+            )
+            print(
+                f"{name:10} by {by:8} scale {scale:7.2f} weight {weight:4.2f} "
+                f"nats {found['nats']:6.3f} accuracy {found['accuracy']:5.2f}",
+                flush=True,
+            )
     return rows
 
 
 def paint(axes, rows):
     """Draw the nats per token as bars."""
+    rows = [row for row in rows if row["fitted by"] == "nats"]
     axes.barh([row["method"] for row in rows], [row["nats"] for row in rows], color="#4477aa")
     axes.invert_yaxis()
     axes.set_xlabel("nats per token, held out (less is better)")
