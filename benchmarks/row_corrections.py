@@ -96,8 +96,10 @@ def measure(arguments):
             for weight in WEIGHTS if name != "none" else (0.0,):
                 tried.append((scored(scale, weight * own, fitted), scale, weight))
         for by, sign in (("nats", 1), ("accuracy", -1)):
-            # of equally good ones the least correction
-            _, scale, weight = min(tried, key=lambda row: (sign * row[0][by], row[2]))
+            # of equally accurate ones the least correction, and of those the likeliest
+            _, scale, weight = min(
+                tried, key=lambda row: (sign * row[0][by], row[2], row[0]["nats"])
+            )
             found = scored(scale, weight * bias(scale), ~fitted)
             rows.append(
                 {

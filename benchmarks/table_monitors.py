@@ -35,7 +35,8 @@ def read(name: str, folder: Path) -> list:
         if " | valid on " in line:
             found = dict(re.findall(r"(\w+) ([-\d.e+]+|nan|inf)(?: \||$)", line))
             if "table_cosine" in found:  # a training that went on says it twice: the last counts
-                row = {key: float(found[key]) for key in [*MONITORS, "ppl"]}
+                # older logs have no token_cosine
+                row = {key: float(found.get(key, "nan")) for key in [*MONITORS, "ppl"]}
                 updates = int(found["num_updates"])
                 rows[updates] = {"method": name, "updates": updates, **row}
     if not rows:

@@ -19,6 +19,7 @@ done
 EXAMPLES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(dirname "$EXAMPLES")
 LIB="$EXAMPLES/lib"
+BEST_LR= # small.sh has one
 if [ -z "${PYTHON:-}" ]; then
   PYTHON=python
   [ ! -x "$ROOT/.venv/bin/python" ] || PYTHON=$ROOT/.venv/bin/python # as make sets it up

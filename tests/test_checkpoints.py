@@ -202,14 +202,29 @@ def test_half_precision_from_the_command_line(corpus, trained):
 def test_a_model_goes_on_with_another_loss(first, then, trained, train, tmp_path):
     begin = ["--finetune-from-model", trained(first), "--criterion", then]
     output = train(tmp_path, *begin, updates=2)
-    assert "trained with another criterion than" in output and "begins anew: " in output
+    assert "has another criterion's state than" in output and "begins anew, " in output
     assert "scale.log_scale" in " ".join(read(tmp_path / "checkpoint_last.pt")["criterion"])
 
 
-def test_a_state_that_lacks_something_is_refused():
+def test_a_state_that_lacks_something_is_refused(caplog):
     criterion = make_criterion("contrastive", make_dictionary(), sampled_negatives=8)
     state = criterion.state_dict()
     criterion.load_state_dict(state)
+    assert "another criterion" not in caplog.text
     del state["term.observed"]
     with pytest.raises(RuntimeError, match="Missing key.*term.observed"):
         criterion.load_state_dict(state)
+
+
+def test_parts_of_a_state_that_are_there_are_taken(caplog):
+    dictionary = make_dictionary()
+    hybrid = make_criterion("hybrid", dictionary)
+    with torch.no_grad():
+        hybrid.scale.log_scale.fill_(0.5)
+    both = make_criterion("hybrid", dictionary, contrastive_weight=1.0, sampled_negatives=8)
+    both.load_state_dict(hybrid.state_dict())
+    assert both.scale.log_scale == 0.5 and both.contrastive.scale.log_scale == 0
+    assert "contrastive begins anew, nothing is left out" in caplog.text
+    term = make_criterion("contrastive", dictionary, sampled_negatives=8)
+    term.load_state_dict(both.state_dict())
+    assert "term begins anew, contrastive, scale is left out" in caplog.text

@@ -1,10 +1,11 @@
 """What is logged of a learned table at each validation, and when it warns of a collapse."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
-from factory import make_dictionary
+from factory import make_criterion, make_dictionary
 from fairseq.logging import metrics
 
 from fairseq_contout.criterions.base import ContinuousCriterion
@@ -86,3 +87,30 @@ def test_every_number_is_logged_as_the_mean_of_the_processes():
         ContinuousCriterion.reduce_metrics([{**base, **one}, {**base, **other}])
     values = logged.get_smoothed_values()
     assert {name: values[name] for name in MONITORS} == {n: 2.0 * i for i, n in enumerate(MONITORS)}
+
+
+def test_a_validation_looks_at_its_first_batch_alone():
+    dictionary = make_dictionary(words=30)
+    table = spread_table(words=30)
+    criterion = make_criterion("contrastive", dictionary, sampled_negatives=8).eval()
+    output = SimpleNamespace(table=table)
+    tokens = torch.tensor([[5, 5, 5, 6], [5, 7, 7, 5]])
+    hidden = torch.randn(2, 4, 16)
+
+    class Model:
+        decoder = SimpleNamespace(continuous_output=output)
+
+        def __call__(self):
+            return hidden, None
+
+        def get_targets(self, sample, net_output):
+            return sample["target"]
+
+    sample = {"net_input": {}, "target": tokens}
+    first = criterion(Model(), sample)[2]
+    rows = table.rows().detach().double()
+    flat = tokens.flatten().tolist()
+    pairs = [(a, b) for a in flat for b in flat if a != b]
+    expected = sum((rows[a] * rows[b]).sum().item() for a, b in pairs) / len(pairs)
+    assert first["token_cosine"] == pytest.approx(expected, abs=1e-6)
+    assert "token_cosine" not in criterion(Model(), sample)[2]

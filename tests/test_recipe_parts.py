@@ -365,3 +365,23 @@ def test_the_best_recipes_have_a_learning_rate_of_their_own(recipe):
         assert found.returncode == 0, found.stderr
         own = rate and recipe.startswith("best")
         assert found.stdout.strip() == (f"--lr {rate}" if own else "")
+
+
+@pytest.mark.parametrize(
+    "extra, rate",
+    [("", "--lr 3e-3 --lr 5e-3"), ("--lr 1e-3", "--lr 3e-3"), ("--lr=1", "--lr 3e-3")],
+)
+def test_a_learning_rate_that_is_given_is_taken_alone(extra, rate):
+    script = (
+        f'. "{REPOSITORY}/examples/lib.sh"; SOURCE_LANG=de TARGET_LANG=en TABLE=t ENCODER_VECTORS= '
+        "DECODER_VECTORS= LANGUAGE_MODEL= CHECKPOINT=best BIN_DIR=bin TABLE_DIM=8; "
+        '. "$LIB/small.sh"; EXTRA=($1); recipe_options best; '
+        'train_once() { echo "${options[@]}"; }; train'
+    )
+    done = subprocess.run(
+        ["bash", "-euc", script, "bash", extra], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    rates = [f"{a} {b}" for a, b in zip(words, words[1:]) if a == "--lr"]
+    assert " ".join(rates) == rate  # and then what is given

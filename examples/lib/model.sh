@@ -84,6 +84,9 @@ train() {
     architecture+=(--pretrained-encoder "$LANGUAGE_MODEL" --pretrained-decoder "$LANGUAGE_MODEL"
       --encoder-normalize-before --decoder-normalize-before)
   fi
+  case " ${EXTRA[*]-} " in
+    *" --lr "* | *" --lr="*) RECIPE_OPTIONS=() ;; # given: a training that began so goes on
+  esac
   options=(--task translation --source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG"
     "${architecture[@]}" ${MODEL_OPTIONS[@]+"${MODEL_OPTIONS[@]}"}
     "${CRITERION[@]}" "${TRAIN_OPTIONS[@]}" ${RECIPE_OPTIONS[@]+"${RECIPE_OPTIONS[@]}"} "${keep[@]}")

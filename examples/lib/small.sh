@@ -22,4 +22,4 @@ MODEL_OPTIONS=(--encoder-layers 3 --decoder-layers 3
 TRAIN_OPTIONS=(--optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
   --lr 3e-3 --lr-scheduler inverse_sqrt --warmup-updates 400
   --max-tokens 4096)
-BEST_LR=5e-3 # of best and best-frozen; the softmax is no better with it (docs/ablations.md)
+BEST_LR=5e-3 # of best and best-frozen; docs/ablations.md has the softmax with it, too

@@ -102,18 +102,22 @@ class ContinuousCriterion(FairseqCriterion):
             self.contrastive = ContrastiveTerm(cfg, task.target_dictionary)
 
     def load_state_dict(self, state_dict, *args, **options):
-        """Load the state of a checkpoint; begin anew where it is another criterion's, or none.
+        """Load the state of a checkpoint; parts that another criterion had, or lacked, begin anew.
 
-        So a model goes on with another loss (``--finetune-from-model``).
+        So a model goes on with another loss (``--finetune-from-model``). A part of the same name
+        must be complete.
         """
-        own = set(self.state_dict())
-        if own and not own & set(state_dict or ()):
+        own, given = self.state_dict(), dict(state_dict or {})
+        parts, found = ({name.split(".")[0] for name in names} for names in (own, given))
+        if parts != found:
             logger.warning(
-                f"the checkpoint was trained with another criterion than {type(self).__name__}, "
-                f"which begins anew: {', '.join(sorted(own))}"
+                f"the checkpoint has another criterion's state than {type(self).__name__}'s: "
+                f"{', '.join(sorted(parts - found)) or 'nothing'} begins anew, "
+                f"{', '.join(sorted(found - parts)) or 'nothing'} is left out"
             )
-            return None
-        return super().load_state_dict(state_dict, *args, **options)
+        kept = {name: value for name, value in given.items() if name.split(".")[0] in parts}
+        anew = {name: value for name, value in own.items() if name.split(".")[0] not in found}
+        return super().load_state_dict({**kept, **anew}, *args, **options)
 
     def token_losses(self, hidden: Tensor, target: Tensor, table) -> Tensor:
         """Return the loss of each token.

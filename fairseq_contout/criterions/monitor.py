@@ -34,10 +34,12 @@ def monitor(table, tokens: Tensor) -> Dict[str, float]:
 
     Args:
         table: the learned table.
-        tokens: targets of validation data, ``(N,)``, whose words collapse first.
+        tokens: targets, ``(N,)``, those of the first batch of validation data: frequent words
+            collapse first.
     """
     words, counts = tokens.unique(return_counts=True)
     index = table.emittable.nonzero().squeeze(1)
+    count = len(index)
     index = index[:: -(-len(index) // MONITORED_ROWS)]
     rows = table.rows(index)
     values = {
@@ -52,11 +54,11 @@ def monitor(table, tokens: Tensor) -> Dict[str, float]:
     if cosine > COLLAPSED_COSINE or values["table_rank"] < COLLAPSED_RANK * min(rows.shape):
         logger.warning(
             "the learned target table is collapsing: mean cosine of two rows "
-            f"{values['table_cosine']:.3f}, of the rows of two tokens of the validation data "
+            f"{values['table_cosine']:.3f}, of the rows of two tokens of a validation batch "
             f"{values['token_cosine']:.3f} (up to {COLLAPSED_COSINE} is sound), effective rank "
-            f"{values['table_rank']:.1f} of "
-            f"{min(rows.shape)}. The loss pulls rows together and nothing pushes them apart: add "
-            "--contrastive-weight 1 or --dispersion-weight 1, take --criterion contrastive, or "
-            "freeze the table (--target-table FILE)"
+            f"{values['table_rank']:.1f} of {min(rows.shape)}. The loss pulls rows together and "
+            "nothing pushes them apart: add --contrastive-weight 1, --stop-gradient-targets or "
+            f"--dispersion-weight {count} (as many as there are rows), take --criterion "
+            "contrastive, or freeze the table (--target-table FILE)"
         )
     return values

@@ -1,5 +1,6 @@
 """Terms that a criterion on embeddings is, or can add to its loss: contrastive, and dispersion."""
 
+import math
 from typing import NamedTuple, Optional, Tuple
 
 import torch
@@ -126,15 +127,14 @@ class ContrastiveTerm(nn.Module):
             found = log_inclusion(share, len(tokens), drawn[index], number)
             # </s> ends every sentence and is in every batch, also in the first
             log_q = found.masked_fill(index.eq(self.dictionary.eos()), 0)
-        own = None
-        if 0 < self.cfg.max_candidates < len(index):
-            index, log_q, positive, own = kept_candidates(
-                index, log_q, positive, self.cfg.max_candidates
-            )
-        return _Candidates(index, log_q, positive, own)
+        own, kept, least = None, self.cfg.max_candidates, 0.0
+        if 0 < kept < len(index):
+            least = math.log((kept - 1) / (len(index) - 1))
+            index, log_q, positive, own = kept_candidates(index, log_q, positive, kept)
+        return _Candidates(index, log_q, positive, own, least)
 
     def _compare(self, hidden: Tensor, target: Tensor, table, candidates) -> Tuple[Tensor, Tensor]:
-        # losses (N,), and logits of the distribution over the candidates (N, M)
+        # losses (N,), and logits of the distribution over the candidates (N, M) for R-Drop
         scale = self.scale(table.score)
         positive, log_q = candidates.positive, candidates.log_q.to(hidden.dtype)
         logits = table.logits_of(hidden, candidates.index, scale)
@@ -144,10 +144,12 @@ class ContrastiveTerm(nn.Module):
         else:
             own_score = table.logits_with(hidden, table.rows(target), scale).squeeze(1)
             own = own_score, candidates.own_log_q.to(hidden.dtype)
-        # The distribution over the table, which has no margin: a token is always compared with its
-        # own row, which there stands for itself alone.
-        certain = own_score, torch.zeros_like(own_score)
-        distribution = corrected_logits(logits, positive, log_q, certain)
+        distribution = None
+        if self.cfg.r_drop:
+            # That over the table, which has no margin: a token is always compared with its own row,
+            # which there stands for itself alone.
+            certain = own_score, torch.zeros_like(own_score)
+            distribution = corrected_logits(logits, positive, log_q, certain)
         if self.cfg.additive_margin:
             ahead = table.margin_logits(hidden, self.cfg.additive_margin, scale)
             if own is None:
@@ -160,7 +162,7 @@ class ContrastiveTerm(nn.Module):
                 made = synthetic_negative(
                     hidden, table.rows(target), self.cfg.contrastive_synthetic
                 )
-            outside = table.logits_with(hidden, made, scale)
+            outside = table.logits_with(hidden, made, scale) - candidates.outside_log_q
         smoothing = self.cfg.label_smoothing
         return contrastive_loss(logits, positive, log_q, smoothing, outside, own), distribution
 
@@ -171,6 +173,7 @@ class _Candidates(NamedTuple):
     log_q: Tensor  # log-probability of each to be among them (M,)
     positive: Tensor  # column of each token's own row, or which that row replaces (N,)
     own_log_q: Optional[Tensor]  # log Q of each token's own row (N,), where columns are replaced
+    outside_log_q: float  # log Q of a negative that is no row, were it one of all candidates
 
 
 def r_drop_term(logits: Tensor, other: Tensor, cfg):
@@ -195,16 +198,10 @@ def doubled(net_input: dict) -> dict:
 
 
 def dispersion_term(table, cfg) -> Tensor:
-    """Return the sliced dispersion of a learned table, summed over its rows: a scalar.
-
-    Some of many rows stand for all. A sum, since each row must withstand what the loss pulls it
-    with, whatever V is.
-    """
+    """Return the sliced dispersion of a learned table's rows, or of some of them: a scalar."""
     index = table.emittable.nonzero().squeeze(1)
-    count = len(index)
-    if count > cfg.dispersion_rows:
-        index = index[torch.randperm(count, device=index.device)[: cfg.dispersion_rows]]
+    if len(index) > cfg.dispersion_rows:
+        index = index[torch.randperm(len(index), device=index.device)[: cfg.dispersion_rows]]
     # gradients flow through these, also where rows are targets that send none back
     rows = table.input_rows(index)
-    circles = great_circles(rows.size(1), cfg.dispersion_circles, rows)
-    return count * sliced_dispersion(rows, circles)
+    return sliced_dispersion(rows, great_circles(rows.size(1), cfg.dispersion_circles, rows))
