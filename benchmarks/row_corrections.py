@@ -66,17 +66,15 @@ def corrections(logits, counts):
     }
 
 
-def measure(arguments):
-    """Return two rows a correction: fitted by likelihood, and by accuracy."""
-    table, hidden, target, dictionary = predictions(
-        arguments.path, arguments.data, arguments.subset, arguments.tokens
-    )
-    words = table.emittable.nonzero().squeeze(1)
-    logits = table.logits_of(hidden, words, 1.0)
-    counts = torch.tensor(dictionary.count, dtype=logits.dtype).clamp(min=1)
-    if arguments.sentences:
-        counts[dictionary.eos()] = arguments.sentences  # dictionaries do not count it
-    target = torch.searchsorted(words, target)
+def fit(logits, target, counts, scale):
+    """Fit each correction on every second token and return two rows a correction.
+
+    Args:
+        logits: scores at τ = 1, ``(N, M)``.
+        target: the column of each token's row, ``(N,)``.
+        counts: of the rows in the training text, ``(M,)``.
+        scale: τ of the model, about which others are tried.
+    """
     fitted = torch.arange(len(target)) % 2 == 0
 
     def scored(scale, bias, part):
@@ -87,36 +85,40 @@ def measure(arguments):
             "accuracy": 100 * right.item(),
         }
 
-    scales = [table.scale * 2 ** (step / 4) for step in range(-4, 5)]
-    rows = []
-    for name, bias in corrections(logits[fitted], counts[words]).items():
+    rows, scales = [], [scale * 2 ** (step / 4) for step in range(-4, 5)]
+    for name, bias in corrections(logits[fitted], counts).items():
         tried = []
-        for scale in scales:
-            own = bias(scale)
+        for tau in scales:
+            own = bias(tau)
             for weight in WEIGHTS if name != "none" else (0.0,):
-                tried.append((scored(scale, weight * own, fitted), scale, weight))
+                tried.append((scored(tau, weight * own, fitted), tau, weight))
         for by, sign in (("nats", 1), ("accuracy", -1)):
             # of equally accurate ones the least correction, and of those the likeliest
-            _, scale, weight = min(
-                tried, key=lambda row: (sign * row[0][by], row[2], row[0]["nats"])
-            )
-            found = scored(scale, weight * bias(scale), ~fitted)
-            rows.append(
-                {
-                    "method": name,
-                    "fitted by": by,
-                    "vocab": len(dictionary),
-                    "scale": scale,
-                    "weight": weight,
-                    **found,
-                    "tokens": int((~fitted).sum()),
-                }
-            )
-            print(
-                f"{name:10} by {by:8} scale {scale:7.2f} weight {weight:4.2f} "
-                f"nats {found['nats']:6.3f} accuracy {found['accuracy']:5.2f}",
-                flush=True,
-            )
+            _, tau, weight = min(tried, key=lambda row: (sign * row[0][by], row[2], row[0]["nats"]))
+            found = scored(tau, weight * bias(tau), ~fitted)
+            own = {"method": name, "fitted by": by, "scale": tau, "weight": weight}
+            rows.append({**own, **found, "tokens": int((~fitted).sum())})
+    return rows
+
+
+def measure(arguments):
+    """Return two rows a correction: fitted by likelihood, and by accuracy."""
+    table, hidden, target, dictionary = predictions(
+        arguments.path, arguments.data, arguments.subset, arguments.tokens
+    )
+    words = table.emittable.nonzero().squeeze(1)
+    logits = table.logits_of(hidden, words, 1.0)
+    counts = torch.tensor(dictionary.count, dtype=logits.dtype).clamp(min=1)
+    if arguments.sentences:
+        counts[dictionary.eos()] = arguments.sentences  # dictionaries do not count it
+    rows = fit(logits, torch.searchsorted(words, target), counts[words], table.scale)
+    for row in rows:
+        row["vocab"] = len(dictionary)
+        print(
+            f"{row['method']:10} by {row['fitted by']:8} scale {row['scale']:7.2f} "
+            f"weight {row['weight']:4.2f} nats {row['nats']:6.3f} accuracy {row['accuracy']:5.2f}",
+            flush=True,
+        )
     return rows
 
 

@@ -35,6 +35,28 @@ def test_corrections_are_those_of_the_definitions(monkeypatch):
         assert abs(shares.sum() - 1) < 1e-5
 
 
+def test_what_helps_is_found_and_measured_on_other_tokens(monkeypatch):
+    """Scores that lack the words' frequencies: a unigram prior of weight 1 is what they need."""
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.tensor([1000.0, 300.0, 100.0, 30.0, 10.0, 3.0])
+    logits = torch.randn(4000, 6, generator=generator)
+    truth = torch.softmax(2 * logits + counts.log(), dim=1)
+    target = torch.multinomial(truth, 1, generator=generator).squeeze(1)
+    rows = module(monkeypatch).fit(logits, target, counts, 2.0)
+    found = {(row["method"], row["fitted by"]): row for row in rows}
+    for by, best in (("nats", min), ("accuracy", max)):
+        values = {name: row[by] for (name, fitted), row in found.items() if fitted == by}
+        assert best(values, key=values.get) == "unigram"
+        assert found["unigram", by]["weight"] >= 0.75
+    exact = found["unigram", "nats"]
+    assert (exact["scale"], exact["weight"], exact["tokens"]) == (2.0, 1.0, 2000)
+    held = torch.arange(4000) % 2 == 1
+    nats = -truth[held].log().gather(1, target[held, None]).mean().item()
+    assert abs(exact["nats"] - nats) < 1e-5
+    # without a correction the scale moves no word: the likeliest of equally accurate ones is taken
+    assert found["none", "accuracy"]["nats"] == found["none", "nats"]["nats"]
+
+
 def test_a_call(corpus, trained, tmp_path):
     command = [sys.executable, SCRIPT, corpus.data, "--path", trained("cosine"), "--tokens", 200]
     command += ["--sentences", 100, "--json", tmp_path / "rows"]
