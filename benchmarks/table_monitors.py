@@ -57,7 +57,7 @@ def paint(axes, rows):
         if key in ("table_rank", "table_angle", "accuracy"):
             panel.set_ylim(bottom=0)
     lines, names = axes[0].get_legend_handles_labels()
-    axes[0].figure.legend(lines, names, loc="outside lower center", ncols=6, frameon=False)
+    axes[0].figure.legend(lines, names, loc="outside lower center", ncols=3, frameon=False)
 
 
 def main():

@@ -84,8 +84,9 @@ class TermsConfig(FairseqDataclass):
     dispersion_weight: float = field(
         default=0.0,
         metadata={
-            "help": "add this times the sliced dispersion of a learned table, >= 0, against "
-            "collapse; 0 leaves it out"
+            "help": "add this times the sliced dispersion of a learned table, a mean over its "
+            "rows, >= 0, against collapse (a weight of the order of the number of rows holds "
+            "frequent words, where nothing else pushes rows apart); 0 leaves it out"
         },
     )
     dispersion_circles: int = field(
