@@ -56,6 +56,14 @@ def log_inclusion(text: Tensor, tokens: int, drawn: Tensor, samples: int) -> Ten
     return torch.log(-torch.expm1(missing))
 
 
+def log_kept(number: int, count: int) -> float:
+    """Return log r, the log-probability that another row than a token's own is kept.
+
+    r = (number - 1) / (count - 1), where :func:`kept_candidates` keeps number of count.
+    """
+    return math.log((number - 1) / (count - 1))
+
+
 def kept_candidates(
     candidates: Tensor, log_q: Tensor, positive: Tensor, number: int
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -63,7 +71,7 @@ def kept_candidates(
 
     A target that is not kept takes the column of a kept one, drawn uniformly, too: each token is
     compared with number - 1 of the M - 1 others, all of them equally probable. With any other
-    token's target, a row is compared with probability Q'_w = Q_w (number - 1) / (M - 1). A target
+    token's target, a row is compared with probability Q'_w = Q_w r (:func:`log_kept`). A target
     has the correction of its row, too: where the loss is lowest, log p alone then tells which of
     the rows at hand is the target.
 
@@ -80,6 +88,5 @@ def kept_candidates(
     kept = torch.randperm(len(candidates), device=candidates.device)[:number]
     column = torch.randint(number, (len(candidates),), device=candidates.device)
     column[kept] = torch.arange(number, device=candidates.device)
-    correction = math.log((number - 1) / (len(candidates) - 1))
-    log_q = log_q + correction
+    log_q = log_q + log_kept(number, len(candidates))
     return candidates[kept], log_q[kept], column[positive], log_q[positive]

@@ -143,3 +143,11 @@ def language_model(once, english):
         return folder / "checkpoint_last.pt"
 
     return checkpoint
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Return an untrained model that is large enough for every search, one for each file."""
+    from searching import TinyModel
+
+    return TinyModel(tmp_path_factory.mktemp("tiny"))

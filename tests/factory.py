@@ -84,6 +84,17 @@ def make_model(
     return ARCH_MODEL_REGISTRY[arch].build_model(args, FakeTask(dictionary))
 
 
+def make_learned_model(dictionary, arch="continuous_transformer_tiny", **options):
+    """Build a model with a learned table through its architecture; return it and its options."""
+    from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+
+    defaults = {"criterion": "contrastive", "target_table": "learned", "optimizer": "adam"}
+    args = Namespace(arch=arch, **{**defaults, "dropout": 0.0, **options})
+    ARCH_CONFIG_REGISTRY[arch](args)
+    torch.manual_seed(1)
+    return ARCH_MODEL_REGISTRY[arch].build_model(args, FakeTask(dictionary)), args
+
+
 def make_batch(dictionary, lengths=(7, 5, 3), seed=0, extra_padding=0):
     """Return a batch as fairseq's translation task makes it; source equals target."""
     generator = torch.Generator().manual_seed(seed)

@@ -5,16 +5,11 @@ import pytest
 import torch
 from decoding import assert_same_hypotheses
 from fairseq.data import Dictionary
-from searching import WORDS, TinyModel
+from searching import WORDS
 
 from fairseq_contout.candidate_lists import ListSearch, read_lists, words_of
 
 LISTS = {"knn_search": "lists"}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return TinyModel(tmp_path_factory.mktemp("tiny"))
 
 
 def generate(tiny, lists, **options):

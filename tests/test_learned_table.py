@@ -1,12 +1,19 @@
 """Learned target tables: ties, checkpoints, decoding, refusals, collapse and what prevents it."""
 
 import logging
-from argparse import Namespace
 
 import pytest
 import torch
-from factory import FakeTask, make_batch, make_criterion, make_dictionary, make_rows, make_table
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from factory import (
+    FakeTask,
+    make_batch,
+    make_criterion,
+    make_dictionary,
+    make_learned_model,
+    make_rows,
+    make_table,
+)
+from fairseq.models import ARCH_MODEL_REGISTRY
 
 from fairseq_contout.learned_table import LearnedTable
 from fairseq_contout.target_table import save_table
@@ -15,14 +22,6 @@ from fairseq_contout.target_table import save_table
 @pytest.fixture
 def dictionary():
     return make_dictionary()
-
-
-def learned_model(dictionary, arch="continuous_transformer_tiny", **options):
-    defaults = {"criterion": "contrastive", "target_table": "learned", "dropout": 0.0}
-    args = Namespace(arch=arch, **{**defaults, **options})
-    ARCH_CONFIG_REGISTRY[arch](args)
-    torch.manual_seed(1)
-    return ARCH_MODEL_REGISTRY[arch].build_model(args, FakeTask(dictionary)), args
 
 
 def table_of(model):
@@ -36,7 +35,7 @@ def table_file(tmp_path, dictionary, dim):
 
 
 def test_rows_are_directions_and_get_a_gradient(dictionary):
-    model, _ = learned_model(dictionary)
+    model, _ = make_learned_model(dictionary)
     table = table_of(model)
     assert table.learned and table.dim == 64  # as the decoder
     with torch.no_grad():
@@ -57,19 +56,19 @@ def test_tied_by_fairseqs_own_flags(flag, arch, tmp_path, dictionary):
     if arch == "continuous_lstm":
         sizes["decoder_out_embed_dim"] = 64
     path, rows = table_file(tmp_path, dictionary, 64)
-    model, _ = learned_model(dictionary, arch, table_init=path, **{flag: True}, **sizes)
+    model, _ = make_learned_model(dictionary, arch, table_init=path, **{flag: True}, **sizes)
     assert table_of(model).weight is model.decoder.embed_tokens.weight
     shared = model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight
     assert shared == (flag == "share_all_embeddings")
     torch.testing.assert_close(table_of(model).weight.detach(), rows)
-    copy, _ = learned_model(dictionary, arch, **{flag: True}, **sizes)
+    copy, _ = make_learned_model(dictionary, arch, **{flag: True}, **sizes)
     copy.load_state_dict(model.state_dict(), strict=True)
     assert table_of(copy).weight is copy.decoder.embed_tokens.weight
     torch.testing.assert_close(table_of(copy).rows(), table_of(model).rows())
 
 
 def test_dimension_below_the_models_and_a_projected_input(dictionary):
-    model, args = learned_model(dictionary, table_dim=24, decoder_input="table")
+    model, args = make_learned_model(dictionary, table_dim=24, decoder_input="table")
     assert table_of(model).dim == 24 and args.built_table == ["learned", 24]
     names = [n for n, p in model.named_parameters() if p is table_of(model).weight]
     assert names == ["decoder.continuous_output.table.weight"]
@@ -79,7 +78,7 @@ def test_dimension_below_the_models_and_a_projected_input(dictionary):
 
 def test_a_checkpoint_needs_no_file(tmp_path, dictionary):
     path, _ = table_file(tmp_path, dictionary, 24)
-    model, args = learned_model(dictionary, table_init=path)
+    model, args = make_learned_model(dictionary, table_init=path)
     (tmp_path / "start.safetensors").unlink()
     again = ARCH_MODEL_REGISTRY[args.arch].build_model(args, FakeTask(dictionary))
     again.load_state_dict(model.state_dict(), strict=True)
@@ -136,20 +135,20 @@ def test_the_sparse_path_equals_the_dense_one(score):
 )
 def test_options_that_contradict(options, message, dictionary):
     with pytest.raises(ValueError, match=message):
-        learned_model(dictionary, **options)
+        make_learned_model(dictionary, **options)
 
 
 def test_dimensions_that_contradict(tmp_path, dictionary):
     path, _ = table_file(tmp_path, dictionary, 24)
     with pytest.raises(ValueError, match="--table-dim is 9, but the rows of .* dimension 24"):
-        learned_model(dictionary, table_init=path, table_dim=9)
+        make_learned_model(dictionary, table_init=path, table_dim=9)
     with pytest.raises(ValueError, match="--table-init or --table-dim asks for 24"):
-        learned_model(dictionary, table_init=path, share_decoder_input_output_embed=True)
+        make_learned_model(dictionary, table_init=path, share_decoder_input_output_embed=True)
 
 
 @pytest.mark.parametrize("option", [{"stop_gradient_targets": True}, {"table_ema": 0.5}])
 def test_targets_without_gradient(option, dictionary):
-    model, _ = learned_model(dictionary, share_decoder_input_output_embed=True, **option)
+    model, _ = make_learned_model(dictionary, share_decoder_input_output_embed=True, **option)
     table, criterion = table_of(model), make_criterion("cosine", dictionary)
     hidden, target = torch.randn(4, 64, requires_grad=True), torch.tensor([5, 6, 7, 5])
     criterion.token_losses(hidden, target, table).sum().backward()
@@ -159,7 +158,7 @@ def test_targets_without_gradient(option, dictionary):
 
 
 def test_the_average_follows_in_full_precision(dictionary):
-    model, args = learned_model(dictionary, decoder_input="table", table_ema=0.75)
+    model, args = make_learned_model(dictionary, decoder_input="table", table_ema=0.75)
     table, before = table_of(model), table_of(model).weight.detach().clone()
     with torch.no_grad():
         table.weight.add_(1.0)
@@ -187,7 +186,7 @@ GUARDS = {
 
 def train(dictionary, name, options, model_options=None, updates=300):
     """Train a tiny model on random sentences; return what a validation logs."""
-    model, _ = learned_model(dictionary, criterion=name, table_dim=16, **(model_options or {}))
+    model, _ = make_learned_model(dictionary, criterion=name, table_dim=16, **(model_options or {}))
     if name == "contrastive" or "contrastive_weight" in options:
         options = {"sampled_negatives": 16, **options}
     criterion = make_criterion(name, dictionary, **options)
@@ -226,7 +225,7 @@ def test_every_guard_prevents_the_collapse(guard, dictionary, caplog):
 @pytest.mark.parametrize("guard", [{"stop_gradient_targets": True}, {"table_ema": 0.5}])
 def test_guards_can_be_combined(guard, dictionary):
     """The dispersion moves the parameter, also where rows are targets without gradient."""
-    model, _ = learned_model(dictionary, decoder_input="table", **guard)
+    model, _ = make_learned_model(dictionary, decoder_input="table", **guard)
     table = table_of(model)
     criterion = make_criterion("cosine", dictionary, dispersion_weight=1.0)
     hidden, target = torch.randn(4, 64), torch.tensor([5, 6, 7, 5])
@@ -238,7 +237,7 @@ def test_guards_can_be_combined(guard, dictionary):
 
 def test_a_frozen_table_is_not_monitored(tmp_path, dictionary):
     path, _ = table_file(tmp_path, dictionary, 8)
-    model, _ = learned_model(dictionary, target_table=path)
+    model, _ = make_learned_model(dictionary, target_table=path)
     model.eval()
     criterion = make_criterion("contrastive", dictionary).eval()
     assert "monitored" not in criterion(model, make_batch(dictionary))[2]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from factory import make_batch, make_criterion, make_dictionary, make_model
 
-from fairseq_contout.losses import contrastive_loss
+from fairseq_contout.losses import contrastive_loss, synthetic_negative
 from fairseq_contout.sampling import draw, kept_candidates, log_inclusion
 
 
@@ -120,8 +120,9 @@ def test_more_than_there_are_takes_all(tmp_path):
     assert all(a.equal(b) for a, b in zip(all_of_them[1], capped[1]))
 
 
+@pytest.mark.parametrize("synthetic", ["none", "difference"])
 @pytest.mark.parametrize("margin", [0.0, 0.2])
-def test_two_candidates_are_the_target_and_another(margin, tmp_path):
+def test_two_candidates_are_the_target_and_another(margin, synthetic, tmp_path):
     """At the least number, a token's loss is that of the target and one of the others."""
     dictionary = make_dictionary()
     model = make_model(tmp_path, dictionary, "contrastive")
@@ -131,6 +132,7 @@ def test_two_candidates_are_the_target_and_another(margin, tmp_path):
         sampled_negatives=30,
         max_candidates=2,
         additive_margin=margin,
+        contrastive_synthetic=synthetic,
         no_sampling_correction=True,
     )
     hidden, target = F.normalize(torch.randn(4, table.dim)), torch.tensor([4, 5, 9, 9])
@@ -142,7 +144,11 @@ def test_two_candidates_are_the_target_and_another(margin, tmp_path):
     rows = hidden @ table.weight.t()
     own = 16 * (rows.gather(1, target.unsqueeze(1)) - margin)
     # one of the others, and both stand for count - 1 rows
-    possible = math.log(count - 1) + torch.log1p(torch.exp(16 * rows - own))
+    negatives = torch.exp(16 * rows - own)
+    if synthetic != "none":  # a negative that is no row weighs as much
+        made = synthetic_negative(hidden, table.weight[target], synthetic)
+        negatives = negatives + torch.exp(16 * (hidden * made).sum(1, keepdim=True) - own)
+    possible = math.log(count - 1) + torch.log1p(negatives)
     nearest = (possible - found.unsqueeze(1)).abs()
     nearest.scatter_(1, target.unsqueeze(1), float("inf"))
     assert nearest.min(dim=1).values.max() < 1e-4

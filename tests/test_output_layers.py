@@ -1,11 +1,8 @@
 """Layers between features and predictions, and the learning rate of a learned table."""
 
-from argparse import Namespace
-
 import pytest
 import torch
-from factory import FakeTask, make_batch, make_criterion, make_dictionary, make_table
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from factory import make_batch, make_criterion, make_dictionary, make_learned_model, make_table
 
 from fairseq_contout.models.continuous_output import ContinuousOutput
 
@@ -15,12 +12,8 @@ def dictionary():
     return make_dictionary()
 
 
-def learned_model(dictionary, arch="continuous_transformer_tiny", **options):
-    defaults = {"criterion": "contrastive", "target_table": "learned", "optimizer": "adam"}
-    args = Namespace(arch=arch, **{**defaults, "dropout": 0.0, **options})
-    ARCH_CONFIG_REGISTRY[arch](args)
-    torch.manual_seed(1)
-    return ARCH_MODEL_REGISTRY[arch].build_model(args, FakeTask(dictionary))
+def learned_model(*arguments, **options):
+    return make_learned_model(*arguments, **options)[0]
 
 
 def test_a_linear_map_is_all_there_is_by_default(dictionary):

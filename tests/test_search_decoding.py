@@ -5,14 +5,9 @@ import preprocess_tools
 import pytest
 import torch
 from decoding import assert_same_hypotheses
-from searching import OPTIONS, WHOLE, WORDS, TinyModel, generate, save_shortlist
+from searching import OPTIONS, WHOLE, WORDS, generate, save_shortlist
 
 from fairseq_contout.search_options import SearchOptions
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return TinyModel(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,11 @@
 import pytest
 import torch
 from factory import make_table
-from searching import WORDS, TinyModel, large_table
+from searching import WORDS, large_table
 
 from fairseq_contout import search_options
 from fairseq_contout.lexicon_file import Lexicon, save_lexicon
 from fairseq_contout.search_options import SearchOptions, make_searcher
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return TinyModel(tmp_path_factory.mktemp("tiny"))
 
 
 def test_a_lexicon_that_may_leave_a_beam_without_candidates_is_refused(tiny, tmp_path):

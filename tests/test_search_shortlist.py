@@ -12,11 +12,6 @@ from fairseq_contout.search_options import SearchOptions, make_searcher
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return TinyModel(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
 def narrow(tiny, tmp_path_factory):
     """A lexicon of three words for each source word and twelve frequent ones, and its options."""
     draw = torch.Generator().manual_seed(5)

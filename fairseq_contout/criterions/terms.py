@@ -1,6 +1,5 @@
 """Terms that a criterion on embeddings is, or can add to its loss: contrastive, and dispersion."""
 
-import math
 from typing import NamedTuple, Optional, Tuple
 
 import torch
@@ -15,7 +14,7 @@ from fairseq_contout.losses import (
     jeffreys_divergence,
     synthetic_negative,
 )
-from fairseq_contout.sampling import draw, kept_candidates, log_inclusion, unigram
+from fairseq_contout.sampling import draw, kept_candidates, log_inclusion, log_kept, unigram
 from fairseq_contout.scores import DEFAULT_SCALE
 
 #: Tokens that the dictionary's counts are worth beside the target tokens seen in training.
@@ -129,7 +128,7 @@ class ContrastiveTerm(nn.Module):
             log_q = found.masked_fill(index.eq(self.dictionary.eos()), 0)
         own, kept, least = None, self.cfg.max_candidates, 0.0
         if 0 < kept < len(index):
-            least = math.log((kept - 1) / (len(index) - 1))
+            least = log_kept(kept, len(index))
             index, log_q, positive, own = kept_candidates(index, log_q, positive, kept)
         return _Candidates(index, log_q, positive, own, least)
 
