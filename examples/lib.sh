@@ -8,7 +8,7 @@ set -euo pipefail
 
 # What the caller asks for by variables belongs to the command that gets a result again.
 GIVEN=
-for name in SEED PREP_SEED SUBWORDS SUBWORD_METHOD TOKENIZE LOWERCASE MAX_LENGTH MAX_RATIO SCORE \
+for name in SEED PREP_SEED SUBWORDS SUBWORD_METHOD BPE_DROPOUT SEGMENTATIONS TOKENIZE LOWERCASE MAX_LENGTH MAX_RATIO SCORE \
   TABLE_SOURCE TABLE_DIM TABLE_OPTIONS VECTORS FASTTEXT_EPOCHS FASTTEXT_THREADS LABEL_SMOOTHING \
   VALID_EVERY MONO_TEXT PRETRAIN_UPDATES VOCABULARY WORDS MODEL SIZE BEAM CHECKPOINT AVERAGE LENPEN GENERATE_OPTIONS SOFTMAX_BATCH \
   ADAPTIVE_CUTOFF TABLE_TEXT TRAINED_WORDS SKIP_UNKNOWN LEXICON ALIGN_OPTIONS PAIRS \
@@ -27,6 +27,8 @@ fi
 
 # shellcheck source=lib/common.sh
 . "$LIB/common.sh"
+# shellcheck source=lib/subwords.sh
+. "$LIB/subwords.sh"
 # shellcheck source=lib/prepare.sh
 . "$LIB/prepare.sh"
 # shellcheck source=lib/pretrain.sh
@@ -57,6 +59,8 @@ environment (default):
                 to decode with the same model; one JSON line each, before that of the set's own test
   SEED (1)      of the training;  PREP_SEED (1)  of subwords, fastText and table
   SUBWORDS ($SUBWORDS)  SUBWORD_METHOD ($SUBWORD_METHOD: bpe, sentencepiece or none)
+  BPE_DROPOUT   probability with which a merge is left out (0.1), in SEGMENTATIONS ($SEGMENTATIONS) segmentations
+                of the training text, one an epoch in turn (fastText reads all); unset: one segmentation, all merges
   TABLE_SOURCE ($TABLE_SOURCE: fasttext, random or hypercube)  TABLE_DIM ($TABLE_DIM)
   TABLE_OPTIONS further options of build_table.py, such as "--mix-random 0.5" or "--center"
   VECTORS       fastText .bin, or .vec or .txt file to build the table from; unset: train fastText
@@ -79,6 +83,7 @@ USAGE
 recipe_defaults() {
   : "${SEED:=1}" "${PREP_SEED:=1}" "${BEAM:=5}" "${CHECKPOINT:=best}" "${AVERAGE:=5}" "${LENPEN:=1}"
   : "${SUBWORD_METHOD:=bpe}" "${SUBWORDS:=8000}" "${TOKENIZE:=1}" "${LOWERCASE:=0}"
+  : "${BPE_DROPOUT:=}" "${SEGMENTATIONS:=8}"
   : "${MAX_LENGTH:=175}" "${MAX_RATIO:=1.5}" "${VALID_EVERY:=0}" "${SCORE:=detokenized}"
   : "${TABLE_SOURCE:=fasttext}" "${TABLE_DIM:=300}" "${TABLE_OPTIONS:=}" "${VECTORS:=}"
   : "${TABLE_TEXT:=target}"
@@ -127,6 +132,7 @@ recipe_arguments() {
     bpe | sentencepiece | none) ;;
     *) die "SUBWORD_METHOD must be bpe, sentencepiece or none, but is $SUBWORD_METHOD" ;;
   esac
+  check_dropout
 }
 
 # All the work; whatever programs print on the way goes to stderr.

@@ -53,6 +53,16 @@ def test_the_command_that_is_kept_is_one_for_a_shell():
         assert words == [*variables, *call, "--adam-betas", "(0.9, 0.98)", "--max-epoch", "2"]
 
 
+def test_bpe_dropout_is_checked(tmp_path):
+    for wrong, message in (
+        ({"BPE_DROPOUT": "1"}, "a probability above 0 and below 1, but is 1"),
+        ({"BPE_DROPOUT": "0.0"}, "a probability above 0 and below 1, but is 0.0"),
+        ({"BPE_DROPOUT": "0.1", "SUBWORD_METHOD": "none"}, "needs SUBWORD_METHOD=bpe"),
+        ({"BPE_DROPOUT": "0.1", "SEGMENTATIONS": "0"}, "SEGMENTATIONS must be a number, 1 or"),
+    ):
+        assert message in error(run("multi30k.de-en", "softmax", tmp_path / "o", **wrong))
+
+
 def test_averaging_refuses_another_model(tmp_path):
     paths = [tmp_path / "a.pt", tmp_path / "b.pt"]
     for size, path in enumerate(paths, start=2):

@@ -4,6 +4,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import signal
 import subprocess
 import time
@@ -163,6 +164,37 @@ def test_pretrained(tmp_path):
         name: len((pieces / name).read_text().splitlines()) for name in ("mono.de", "mono.en")
     }
     assert counts["mono.en"] > counts["mono.de"] > 0
+
+
+def test_bpe_dropout(tmp_path):
+    recipe_data.multi30k(tmp_path / "data", 200)
+    prep, out = tmp_path / "prep", tmp_path / "out"
+    more = {"DATA_DIR": tmp_path / "data", "PREP_DIR": prep, "SUBWORDS": 500}
+    more.update(BPE_DROPOUT=0.2, SEGMENTATIONS=2)
+    options = [*TRANSFORMER, "--max-epoch", "3", "--max-update", "99"]
+    result = results(run("multi30k.de-en", "best", out, *options, **more))[0]
+    assert " BPE_DROPOUT=0.2 SEGMENTATIONS=2 " in result["command"]
+    clean = (prep / "clean" / "train.en").read_text()
+    texts = [(prep / "pieces" / f"{name}.en").read_text() for name in ("dropout-1", "dropout-2")]
+    whole = (prep / "pieces" / "train.en").read_text()
+    assert len({whole, *texts}) == 3
+    for text in texts:
+        assert text.replace("@@ ", "") == clean
+        assert 1.05 < len(text.split()) / len(whole.split()) < 2
+    assert (prep / "pieces" / "dropout.en").read_text() == whole + "".join(texts)
+    # each epoch reads the next, in turn
+    log = (out / "train.log").read_text()
+    found = re.findall(r"examples from: .*/(bin[-0-9]*)/train\.de-en\.en", log)
+    assert found[:3] == ["bin", "bin-2", "bin"]  # and what a fourth would read
+    # nothing is unknown: one dictionary for all of them
+    symbols = {line.split()[0] for line in (prep / "bin" / "dict.en.txt").read_text().splitlines()}
+    assert set("".join(texts).split()) <= symbols
+    assert {path.read_bytes() for path in prep.glob("bin*/dict.en.txt")} == {
+        (prep / "dictionary" / "dict.en.txt").read_bytes()
+    }
+    again = {**more, "BPE_DROPOUT": ""}
+    message = error(run("multi30k.de-en", "best", tmp_path / "other", *options, **again))
+    assert "stage subwords was finished with other inputs" in message and "dropout=0.2" in message
 
 
 def test_large_vocabulary(tmp_path):

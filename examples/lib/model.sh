@@ -100,7 +100,7 @@ train_once() {
     --seed "$SEED" --log-format simple --log-interval 50 ${EXTRA[@]+"${EXTRA[@]}"})
   # paths differ between machines and prove nothing: the contents count
   local inputs identity name
-  inputs="${options[*]} data=$(checksum "$@")"
+  inputs="${options[*]} data=$(checksum "$@")${BPE_DROPOUT:+ dropout=$BPE_DROPOUT segmentations=$SEGMENTATIONS}"
   for name in TABLE ENCODER_VECTORS DECODER_VECTORS LANGUAGE_MODEL BEGINNING; do
     [ -z "${!name}" ] || inputs="${inputs//${!name}/$name} $name=$(checksum "${!name}")"
   done
@@ -112,7 +112,7 @@ train_once() {
     die "$OUT_DIR holds a training with other options or data: $(differences "$(cat "$OUT_DIR/.stamps/training")" "$identity"); give another OUT_DIR, or delete this one"
   fi
   put_stamp "$OUT_DIR/.stamps/training" "$identity"
-  stage_again "$OUT_DIR" train "$inputs" run_training "$OUT_DIR" "$BIN_DIR" "${options[@]}"
+  stage_again "$OUT_DIR" train "$inputs" run_training "$OUT_DIR" "$(training_data)" "${options[@]}"
 }
 
 # run_training FOLDER DATA OPTIONS…: checkpoints, log and statistics go to FOLDER.

@@ -19,7 +19,7 @@ prepare() {
   fi
   stage "$PREP_DIR" data "${DATA_DIR:-download}" stage_data
   stage "$PREP_DIR" clean "$SOURCE_LANG-$TARGET_LANG tokenize=$TOKENIZE lowercase=$LOWERCASE length=$MAX_LENGTH ratio=$MAX_RATIO valid-every=$VALID_EVERY" stage_clean
-  stage "$PREP_DIR" subwords "$SUBWORD_METHOD $SUBWORDS seed=$PREP_SEED" stage_subwords
+  stage "$PREP_DIR" subwords "$SUBWORD_METHOD $SUBWORDS seed=$PREP_SEED${BPE_DROPOUT:+ dropout=$BPE_DROPOUT segmentations=$SEGMENTATIONS}" stage_subwords
   stage "$PREP_DIR" binarise "fairseq-preprocess${PREPROCESS_OPTIONS[*]+ ${PREPROCESS_OPTIONS[*]}}${BINARISE_INPUTS:+ $BINARISE_INPUTS}" stage_binarise
   TABLE='' ENCODER_VECTORS='' DECODER_VECTORS='' BEGINNING=''
   [ "$OUTPUT" != frozen ] || prepare_table "$TABLE_TEXT"
@@ -59,7 +59,9 @@ reads_table() {
 # fasttext_names SIDE: the text that fastText reads, of the target language; where SIDE is both, the
 # sentences of both languages with interleaved words: translations are near then.
 fasttext_names() {
-  FASTTEXT_INPUT=$PIECES/train.$TARGET_LANG FASTTEXT_NAME=fasttext
+  TRAINING_TEXT=$PIECES/train
+  [ -z "$BPE_DROPOUT" ] || TRAINING_TEXT=$PIECES/dropout # or some rows would be of pieces it never met
+  FASTTEXT_INPUT=$TRAINING_TEXT.$TARGET_LANG FASTTEXT_NAME=fasttext
   if [ "$1" = both ]; then
     FASTTEXT_INPUT=$PIECES/train.mixed FASTTEXT_NAME=fasttext-mixed
   fi
@@ -68,7 +70,7 @@ fasttext_names() {
 mix_parallel() {
   [ "$FASTTEXT_NAME" = fasttext-mixed ] || return 0
   stage "$PREP_DIR" mixed "" "$PYTHON" "$ROOT/preprocess/mix_parallel.py" \
-    --input "$PIECES/train.$SOURCE_LANG" "$PIECES/train.$TARGET_LANG" --output "$FASTTEXT_INPUT"
+    --input "$TRAINING_TEXT.$SOURCE_LANG" "$TRAINING_TEXT.$TARGET_LANG" --output "$FASTTEXT_INPUT"
 }
 
 # ENCODER_VECTORS and DECODER_VECTORS, which input embeddings begin with: none for those that are
@@ -212,31 +214,11 @@ split_valid() {
   done
 }
 
-stage_subwords() {
-  local split lang
-  mkdir -p "$PIECES"
-  if [ "$SUBWORD_METHOD" != none ]; then
-    "$PYTHON" "$ROOT/preprocess/learn_subwords.py" --method "$SUBWORD_METHOD" --size "$SUBWORDS" \
-      --seed "$PREP_SEED" --output "$PREP_DIR/subwords" \
-      "$CLEAN/train.$SOURCE_LANG" "$CLEAN/train.$TARGET_LANG"
-  fi
-  for split in train valid test; do
-    for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
-      segment "$CLEAN/$split.$lang" "$PIECES/$split.$lang"
-    done
-  done
-}
-
-segment() {
-  if [ "$SUBWORD_METHOD" = none ]; then
-    cp "$1" "$2"
-  else
-    "$PYTHON" "$ROOT/preprocess/apply_subwords.py" --method "$SUBWORD_METHOD" \
-      --model "$SUBWORD_MODEL" --input "$1" --output "$2"
-  fi
-}
-
 stage_binarise() {
+  if [ -n "$BPE_DROPOUT" ]; then
+    binarise_segmentations
+    return
+  fi
   binarise_pairs "$BIN_DIR" --trainpref "$PIECES/train" --validpref "$PIECES/valid" \
     --testpref "$PIECES/test" ${PREPROCESS_OPTIONS[@]+"${PREPROCESS_OPTIONS[@]}"}
 }
