@@ -39,7 +39,7 @@ def decode(arguments, weights: Path, log: Path):
     program = Path(sysconfig.get_path("scripts")) / "fairseq-generate"
     command = [program, arguments.data, "--user-dir", ROOT / "fairseq_contout"]
     command += ["--path", weights, "--gen-subset", arguments.subset, "--beam", arguments.beam]
-    command += ["--lenpen", arguments.lenpen]
+    command += ["--lenpen", arguments.lenpen, *arguments.decode_options.split()]
     command += ["--batch-size", 64, "--required-batch-size-multiple", 1, "--remove-bpe"]
     command += ["--source-lang", arguments.source_lang, "--target-lang", arguments.target_lang]
     with log.open("w", encoding="utf-8") as file:
@@ -141,6 +141,9 @@ def main():
     parser.add_argument("--lowercase", action="store_true", help="score without case")
     parser.add_argument("--beam", type=at_least(1), default=5)
     parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty of the beam")
+    parser.add_argument(
+        "--decode-options", default="", metavar="OPTIONS", help="more of fairseq-generate, as one"
+    )
     parser.add_argument(
         "--average", type=at_least(1), default=1, help="epochs whose weights are averaged"
     )

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -246,9 +247,40 @@ def test_average_of_the_last_epochs(tmp_path, recipe):
     more["AVERAGE"] = 3
     message = error(run("multi30k.de-en", recipe, out, *options, **more))
     assert "needs the checkpoints of 3 epochs" in message and "has 2" in message
+    check_bleu_over_time(out, found)
     # another choice of the checkpoint trains nothing anew
     again = run("multi30k.de-en", recipe, out, *options, PREP_DIR=out / "prep", CHECKPOINT="last")
     assert results(again)[0]["updates"] == found["updates"]
+
+
+def check_bleu_over_time(out, found):
+    """The benchmark's last point is what the recipe found; the one before has other weights."""
+    command = [sys.executable, REPOSITORY / "benchmarks" / "bleu_over_time.py", out / "prep/bin"]
+    command += ["--run", f"ours={out}", "--run", f"again={out}", "--cost", "again=0.5"]
+    command += ["--reference", out / "prep/raw/test.en", "--subset", "test", "--lowercase"]
+    command += ["--source-lang", "de", "--target-lang", "en", "--average", "2"]
+    command += [
+        "--lenpen",
+        found["lenpen"],
+        "--json",
+        out / "rows.json",
+        "--plot",
+        out / "rows.png",
+    ]
+    command = [*map(str, command), "--decode-options", "--max-len-b 8"]
+    process = subprocess.run(command, check=False, capture_output=True, text=True, timeout=900)
+    assert process.returncode == 0, process.stderr[-3000:]
+    rows = json.loads((out / "rows.json").read_text())
+    assert [(row["method"], row["epoch"]) for row in rows] == [
+        ("ours", 2), ("ours", 3), ("again", 2), ("again", 3),
+    ]  # fmt: skip
+    last = rows[1]
+    assert (last["updates"], last["bleu"], last["chrf"]) == tuple(
+        found[name] for name in ("updates", "bleu", "chrf")
+    )
+    assert rows[0]["updates"] < last["updates"] and last["cost"] == last["updates"]
+    assert rows[3] == {**last, "method": "again", "cost": last["cost"] / 2}
+    assert (out / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
 def load_weights(path):
@@ -337,3 +369,24 @@ def test_demo(tmp_path):
     assert process.returncode == 0, process.stderr[-3000:]
     assert process.stdout.count("translation  ") == 10
     assert "BLEU beam 5" in process.stdout.splitlines()[-2] and "nrefs:1" in process.stdout
+
+
+def test_demo_compare(tmp_path):
+    recipe_data.demo(tmp_path / "data", 300)
+    for name in ("Makefile", "examples", "preprocess", "fairseq_contout"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    command = ["make", "-o", "venv", f"VENV={sys.prefix}", "demo-compare"]
+    process = subprocess.run(
+        command, cwd=tmp_path, env=environment(DATA_DIR=tmp_path / "data"),
+        check=False, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr[-3000:]
+    table = [line.split(" | ") for line in process.stdout.splitlines() if line.startswith("|")]
+    assert [cells[0] for cells in table[2:]] == ["| best", "| softmax"]
+    # both read the same text, and train as long
+    names = (tmp_path / "demo-out", tmp_path / "demo-out" / "softmax")
+    ours, softmax = (json.loads((name / "results.jsonl").read_text()) for name in names)
+    assert ours["updates"] == softmax["updates"] > 0
+    assert not (names[1] / "prep").exists()
+    for cells, result in zip(table[2:], (ours, softmax)):
+        assert f"{result['bleu']:.2f}" in cells and f"{result['greedy_bleu']:.2f}" in cells
