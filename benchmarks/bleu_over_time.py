@@ -39,7 +39,7 @@ def decode(arguments, weights: Path, log: Path):
     program = Path(sysconfig.get_path("scripts")) / "fairseq-generate"
     command = [program, arguments.data, "--user-dir", ROOT / "fairseq_contout"]
     command += ["--path", weights, "--gen-subset", arguments.subset, "--beam", arguments.beam]
-    command += ["--lenpen", arguments.lenpen, *arguments.decode_options.split()]
+    command += ["--lenpen", arguments.lenpen, *arguments.decode_options]
     command += ["--batch-size", 64, "--required-batch-size-multiple", 1, "--remove-bpe"]
     command += ["--source-lang", arguments.source_lang, "--target-lang", arguments.target_lang]
     with log.open("w", encoding="utf-8") as file:
@@ -96,6 +96,15 @@ def measure(arguments) -> list:
     return rows
 
 
+def more_options(text: str) -> list:
+    """Return the options of ``--decode-options``: none that this script sets itself."""
+    words = text.split()
+    for name in ("path", "gen-subset", "beam", "lenpen", "batch-size", "source-lang"):
+        if any(word.split("=")[0] == f"--{name}" for word in words):
+            raise argparse.ArgumentTypeError(f"must not have --{name}, but is {text}")
+    return words
+
+
 def paint(axes, rows, first):
     """Draw BLEU over cost, a line for each training."""
     styles = ["o-", "s-", "^-", "d-", "v-"]
@@ -142,7 +151,11 @@ def main():
     parser.add_argument("--beam", type=at_least(1), default=5)
     parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty of the beam")
     parser.add_argument(
-        "--decode-options", default="", metavar="OPTIONS", help="more of fairseq-generate, as one"
+        "--decode-options",
+        type=more_options,
+        default=[],
+        metavar="OPTIONS",
+        help="more options of fairseq-generate in one word: --decode-options='--max-len-b 8'",
     )
     parser.add_argument(
         "--average", type=at_least(1), default=1, help="epochs whose weights are averaged"

@@ -59,8 +59,9 @@ environment (default):
                 to decode with the same model; one JSON line each, before that of the set's own test
   SEED (1)      of the training;  PREP_SEED (1)  of subwords, fastText and table
   SUBWORDS ($SUBWORDS)  SUBWORD_METHOD ($SUBWORD_METHOD: bpe, sentencepiece or none)
-  BPE_DROPOUT   probability with which a merge is left out (0.1), in SEGMENTATIONS ($SEGMENTATIONS) segmentations
-                of the training text, one an epoch in turn (fastText reads all); unset: one segmentation, all merges
+  BPE_DROPOUT   probability with which a merge is left out, such as 0.1, in SEGMENTATIONS (8) segmentations of
+                the training text, one an epoch in turn; each pass of FASTTEXT_EPOCHS reads them all; unset:
+                one segmentation with all merges
   TABLE_SOURCE ($TABLE_SOURCE: fasttext, random or hypercube)  TABLE_DIM ($TABLE_DIM)
   TABLE_OPTIONS further options of build_table.py, such as "--mix-random 0.5" or "--center"
   VECTORS       fastText .bin, or .vec or .txt file to build the table from; unset: train fastText
@@ -83,7 +84,7 @@ USAGE
 recipe_defaults() {
   : "${SEED:=1}" "${PREP_SEED:=1}" "${BEAM:=5}" "${CHECKPOINT:=best}" "${AVERAGE:=5}" "${LENPEN:=1}"
   : "${SUBWORD_METHOD:=bpe}" "${SUBWORDS:=8000}" "${TOKENIZE:=1}" "${LOWERCASE:=0}"
-  : "${BPE_DROPOUT:=}" "${SEGMENTATIONS:=8}"
+  : "${BPE_DROPOUT:=}" "${SEGMENTATIONS:=}"
   : "${MAX_LENGTH:=175}" "${MAX_RATIO:=1.5}" "${VALID_EVERY:=0}" "${SCORE:=detokenized}"
   : "${TABLE_SOURCE:=fasttext}" "${TABLE_DIM:=300}" "${TABLE_OPTIONS:=}" "${VECTORS:=}"
   : "${TABLE_TEXT:=target}"
@@ -116,6 +117,7 @@ recipe_arguments() {
   PREP_DIR=${PREP_DIR:-"$OUT_DIR/prep"}
   mkdir -p "$PREP_DIR"
   PREP_DIR=$(absolute "$PREP_DIR")
+  [[ $PREP_DIR != *:* ]] || die "PREP_DIR must be a folder without a colon, at which fairseq splits its data, but is $PREP_DIR; give another"
   case $CHECKPOINT in
     best | last | average) ;;
     *) die "CHECKPOINT must be best, last or average, but is $CHECKPOINT" ;;

@@ -59,6 +59,8 @@ def test_bpe_dropout_is_checked(tmp_path):
         ({"BPE_DROPOUT": "0.0"}, "a probability above 0 and below 1, but is 0.0"),
         ({"BPE_DROPOUT": "0.1", "SUBWORD_METHOD": "none"}, "needs SUBWORD_METHOD=bpe"),
         ({"BPE_DROPOUT": "0.1", "SEGMENTATIONS": "0"}, "SEGMENTATIONS must be a number, 1 or"),
+        ({"SEGMENTATIONS": "8"}, "SEGMENTATIONS needs BPE_DROPOUT"),
+        ({"PREP_DIR": tmp_path / "a:b"}, "PREP_DIR must be a folder without a colon"),
     ):
         assert message in error(run("multi30k.de-en", "softmax", tmp_path / "o", **wrong))
 

@@ -183,19 +183,35 @@ def test_bpe_dropout(tmp_path):
         assert text.replace("@@ ", "") == clean
         assert 1.05 < len(text.split()) / len(whole.split()) < 2
     assert (prep / "pieces" / "dropout.en").read_text() == whole + "".join(texts)
+    mixed = (prep / "pieces" / "train.mixed").read_text()  # what fastText reads
+    assert mixed.count("\n") == 3 * clean.count("\n")
+    # other text has all merges: segmented again, it is the same
+    for name in ("valid", "train"):
+        command = [sys.executable, REPOSITORY / "preprocess/apply_subwords.py", "--model"]
+        command += [prep / "subwords.codes", "--input", prep / f"clean/{name}.en"]
+        subprocess.run([*command, "--output", tmp_path / name], check=True, capture_output=True)
+        assert (tmp_path / name).read_text() == (prep / f"pieces/{name}.en").read_text()
     # each epoch reads the next, in turn
     log = (out / "train.log").read_text()
-    found = re.findall(r"examples from: .*/(bin[-0-9]*)/train\.de-en\.en", log)
-    assert found[:3] == ["bin", "bin-2", "bin"]  # and what a fourth would read
+    loaded = r"examples from: .*/(bin[-0-9]*)/train\.de-en\.en"
+    # fairseq loads what a fourth would read before it stops
+    assert re.findall(loaded, log) == ["bin", "bin-2", "bin", "bin-2"]
     # nothing is unknown: one dictionary for all of them
     symbols = {line.split()[0] for line in (prep / "bin" / "dict.en.txt").read_text().splitlines()}
     assert set("".join(texts).split()) <= symbols
     assert {path.read_bytes() for path in prep.glob("bin*/dict.en.txt")} == {
         (prep / "dictionary" / "dict.en.txt").read_bytes()
     }
-    again = {**more, "BPE_DROPOUT": ""}
+    # a training that goes on takes the next
+    longer = [*options[:-3], "4", *options[-2:]]
+    results(run("multi30k.de-en", "best", out, *longer, **more))
+    assert re.findall(loaded, (out / "train.log").read_text())[4:] == ["bin-2", "bin"]
+    again = {**more, "BPE_DROPOUT": "", "SEGMENTATIONS": ""}
     message = error(run("multi30k.de-en", "best", tmp_path / "other", *options, **again))
     assert "stage subwords was finished with other inputs" in message and "dropout=0.2" in message
+    again["PREP_DIR"] = tmp_path / "again"
+    message = error(run("multi30k.de-en", "best", out, *options, **again))
+    assert "training with other options" in message and "dropout=0.2" in message
 
 
 def test_large_vocabulary(tmp_path):
@@ -230,7 +246,8 @@ def test_average_of_the_last_epochs(tmp_path, recipe):
     recipe_data.multi30k(tmp_path / "data", 300)
     more = {"DATA_DIR": tmp_path / "data", "CHECKPOINT": "average", "AVERAGE": 2}
     more["LENPEN"] = "0.5,2"  # one of them, by the validation data
-    options = [*TRANSFORMER, "--max-epoch", "3", "--max-update", "99", "--batch-size", "150"]
+    options = [*TRANSFORMER, "--max-epoch", "3", "--max-update", "99", "--batch-size", "20"]
+    options += ["--warmup-updates", "10", "--lr", "2e-2"]  # weights that translate differently
     out = tmp_path / "out"
     found = results(run("multi30k.de-en", recipe, out, *options, **more))[0]
     assert " CHECKPOINT=average AVERAGE=2 LENPEN=0.5\\,2 " in found["command"]
@@ -275,6 +292,7 @@ def check_bleu_over_time(out, found):
         ("ours", 2), ("ours", 3), ("again", 2), ("again", 3),
     ]  # fmt: skip
     last = rows[1]
+    assert rows[0]["chrf"] != last["chrf"]
     assert (last["updates"], last["bleu"], last["chrf"]) == tuple(
         found[name] for name in ("updates", "bleu", "chrf")
     )

@@ -7,13 +7,17 @@
 # reads one of them, the next the next.
 
 check_dropout() {
-  [ -n "$BPE_DROPOUT" ] || return 0
+  if [ -z "$BPE_DROPOUT" ]; then
+    [ -z "$SEGMENTATIONS" ] || die "SEGMENTATIONS needs BPE_DROPOUT, without which all are the same, but is $SEGMENTATIONS; give BPE_DROPOUT, or leave it out"
+    return 0
+  fi
+  : "${SEGMENTATIONS:=8}"
   [[ $BPE_DROPOUT =~ ^0?\.[0-9]*[1-9][0-9]*$ ]] ||
     die "BPE_DROPOUT must be a probability above 0 and below 1, but is $BPE_DROPOUT; leave it out for one segmentation"
   [ "$SUBWORD_METHOD" = bpe ] ||
     die "BPE_DROPOUT needs SUBWORD_METHOD=bpe, but that is $SUBWORD_METHOD; leave it out"
   [[ $SEGMENTATIONS =~ ^[1-9][0-9]*$ ]] ||
-    die "SEGMENTATIONS must be a number, 1 or more, but is $SEGMENTATIONS"
+    die "SEGMENTATIONS must be a number, 1 or more, but is $SEGMENTATIONS; leave it out for 8"
 }
 
 stage_subwords() {
@@ -47,13 +51,13 @@ segment() {
 # PIECES/dropout-N has segmentation N, PIECES/dropout all of them and the one without dropout.
 sample_segmentations() {
   local lang number
-  rm -f "$PIECES/dropout-"* # of a call that was interrupted
   for lang in "$SOURCE_LANG" "$TARGET_LANG"; do
+    cp "$PIECES/train.$lang" "$PIECES/dropout.$lang"
     for ((number = 1; number <= SEGMENTATIONS; number++)); do
       segment "$CLEAN/train.$lang" "$PIECES/dropout-$number.$lang" --dropout "$BPE_DROPOUT" \
-        --seed "$((1000 * PREP_SEED + number))"
+        --seed "$((1000 * 10#$PREP_SEED + number))"
+      cat "$PIECES/dropout-$number.$lang" >>"$PIECES/dropout.$lang"
     done
-    cat "$PIECES/train.$lang" "$PIECES/dropout-"*".$lang" >"$PIECES/dropout.$lang"
   done
 }
 
