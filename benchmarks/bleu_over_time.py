@@ -101,7 +101,10 @@ def more_options(text: str) -> list:
     words = text.split()
     for name in ("path", "gen-subset", "beam", "lenpen", "batch-size", "source-lang"):
         if any(word.split("=")[0] == f"--{name}" for word in words):
-            raise argparse.ArgumentTypeError(f"must not have --{name}, but is {text}")
+            raise argparse.ArgumentTypeError(
+                f"must not have --{name}, which has an option or a value of its own here, but is "
+                f"{text!r}; leave it out"
+            )
     return words
 
 
@@ -166,6 +169,11 @@ def main():
     unknown = {name for name, _ in arguments.cost} - {name for name, _ in arguments.run}
     if unknown:
         parser.error(f"--cost names {', '.join(sorted(unknown))}, which no --run names")
+    if not Path(arguments.reference).is_file():
+        parser.error(
+            f"--reference must be a file, but {arguments.reference} is none; give "
+            "PREP_DIR/raw/SUBSET.LANG of a recipe"
+        )
     sys.path.insert(0, str(ROOT))
     rows = measure(arguments)
     write_json(rows, arguments.json)

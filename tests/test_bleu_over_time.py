@@ -1,0 +1,24 @@
+"""benchmarks/bleu_over_time.py: what it refuses. test_recipes.py runs it on a training."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "bleu_over_time.py"
+
+
+def refusal(*options, reference=__file__):
+    command = [sys.executable, SCRIPT, "data", "--run", "a=out", "--reference", reference]
+    command += ["--source-lang", "de", "--target-lang", "en", *options]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_refusals(tmp_path):
+    message = refusal("--decode-options", "--max-len-b 8 --lenpen=2")
+    assert "must not have --lenpen" in message and message.endswith("leave it out")
+    assert "--cost names b, which no --run names" in refusal("--cost", "b=0.5")
+    assert "none.en is none; give" in refusal(reference=tmp_path / "none.en")
+    message = refusal("--run", f"a={tmp_path}")
+    assert "checkpoints must hold checkpoints of epochs, but has none; train" in message
