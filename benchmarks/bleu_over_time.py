@@ -34,16 +34,21 @@ def checkpoints(folder: Path) -> list:
     return epochs
 
 
-def decode(arguments, weights: Path, log: Path):
-    """Translate the data with one checkpoint."""
+def generate_command(arguments) -> list:
+    """Return the call of fairseq-generate, but for the checkpoint and the caller's own options."""
     program = Path(sysconfig.get_path("scripts")) / "fairseq-generate"
     command = [program, arguments.data, "--user-dir", ROOT / "fairseq_contout"]
-    command += ["--path", weights, "--gen-subset", arguments.subset, "--beam", arguments.beam]
-    command += ["--lenpen", arguments.lenpen, *arguments.decode_options]
+    command += ["--gen-subset", arguments.subset, "--beam", arguments.beam]
+    command += ["--lenpen", arguments.lenpen]
     command += ["--batch-size", 64, "--required-batch-size-multiple", 1, "--remove-bpe"]
     command += ["--source-lang", arguments.source_lang, "--target-lang", arguments.target_lang]
+    return [str(word) for word in command]
+
+
+def decode(arguments, weights: Path, log: Path):
+    """Translate the data with one checkpoint."""
+    words = [*generate_command(arguments), "--path", str(weights), *arguments.decode_options]
     with log.open("w", encoding="utf-8") as file:
-        words = [str(word) for word in command]
         done = subprocess.run(words, stdout=file, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"error: {' '.join(words)}:\n{done.stderr[-2000:]}")
@@ -96,18 +101,6 @@ def measure(arguments) -> list:
     return rows
 
 
-def more_options(text: str) -> list:
-    """Return the options of ``--decode-options``: none that this script sets itself."""
-    words = text.split()
-    for name in ("path", "gen-subset", "beam", "lenpen", "batch-size", "source-lang"):
-        if any(word.split("=")[0] == f"--{name}" for word in words):
-            raise argparse.ArgumentTypeError(
-                f"must not have --{name}, which has an option or a value of its own here, but is "
-                f"{text!r}; leave it out"
-            )
-    return words
-
-
 def paint(axes, rows, first):
     """Draw BLEU over cost, a line for each training."""
     styles = ["o-", "s-", "^-", "d-", "v-"]
@@ -155,7 +148,7 @@ def main():
     parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty of the beam")
     parser.add_argument(
         "--decode-options",
-        type=more_options,
+        type=str.split,
         default=[],
         metavar="OPTIONS",
         help="more options of fairseq-generate in one word: --decode-options='--max-len-b 8'",
@@ -169,6 +162,13 @@ def main():
     unknown = {name for name, _ in arguments.cost} - {name for name, _ in arguments.run}
     if unknown:
         parser.error(f"--cost names {', '.join(sorted(unknown))}, which no --run names")
+    taken = {"--path", *generate_command(arguments)}
+    for option in arguments.decode_options:
+        if option.startswith("--") and option.split("=")[0] in taken:
+            parser.error(
+                f"--decode-options must not have {option.split('=')[0]}, which is set here, but is "
+                f"{' '.join(arguments.decode_options)!r}; leave it out"
+            )
     if not Path(arguments.reference).is_file():
         parser.error(
             f"--reference must be a file, but {arguments.reference} is none; give "

@@ -18,6 +18,7 @@ def refusal(*options, reference=__file__):
 def test_refusals(tmp_path):
     message = refusal("--decode-options", "--max-len-b 8 --lenpen=2")
     assert "must not have --lenpen" in message and message.endswith("leave it out")
+    assert "must not have --remove-bpe" in refusal("--decode-options", "--nbest 1 --remove-bpe")
     assert "--cost names b, which no --run names" in refusal("--cost", "b=0.5")
     assert "none.en is none; give" in refusal(reference=tmp_path / "none.en")
     message = refusal("--run", f"a={tmp_path}")

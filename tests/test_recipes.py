@@ -276,14 +276,8 @@ def check_bleu_over_time(out, found):
     command += ["--run", f"ours={out}", "--run", f"again={out}", "--cost", "again=0.5"]
     command += ["--reference", out / "prep/raw/test.en", "--subset", "test", "--lowercase"]
     command += ["--source-lang", "de", "--target-lang", "en", "--average", "2"]
-    command += [
-        "--lenpen",
-        found["lenpen"],
-        "--json",
-        out / "rows.json",
-        "--plot",
-        out / "rows.png",
-    ]
+    command += ["--lenpen", found["lenpen"]]
+    command += ["--json", out / "rows.json", "--plot", out / "rows.png"]
     command = [*map(str, command), "--decode-options", "--max-len-b 8"]
     process = subprocess.run(command, check=False, capture_output=True, text=True, timeout=900)
     assert process.returncode == 0, process.stderr[-3000:]
