@@ -101,33 +101,56 @@ def calibration_error(bins: Tensor) -> float:
     return float((confidence - right).abs().sum() / count.sum())
 
 
-def lowest_point(sums: Tensor) -> float:
-    """Return the scale at which a sum over the grid is lowest, interpolated between grid points.
+def grid_place(scale: float) -> Tuple[int, float]:
+    """Return the point of the grid before a scale, and the way from there in log τ, 0..1.
 
-    The sum is a smooth, convex function of τ; through its lowest grid point and the two beside it
-    goes a parabola in log τ, whose lowest point is the answer.
+    Beyond the grid it is the grid's first or last point.
     """
-    lowest, step, _ = parabola(sums)
+    place = math.log(scale / GRID[0]) / math.log(GRID[1] / GRID[0])
+    place = min(max(place, 0.0), len(GRID) - 1.0)
+    before = min(int(place), len(GRID) - 2)
+    return before, place - before
+
+
+def lowest_point(sums: Tensor) -> float:
+    """Return the scale at which a sum over the grid is lowest, :func:`lowest_between` its points.
+
+    The sum is a smooth, convex function of τ.
+    """
+    lowest, step, _ = lowest_between(sums)
     return float(GRID[lowest]) * float(GRID[1] / GRID[0]) ** step
 
 
-def parabola(values: Tensor) -> Tuple[int, float, float]:
-    """Return where the parabola through the lowest of some values and its neighbours is lowest.
+#: Values on either side of the lowest that a polynomial goes through. Of likelihoods of trained
+#: models, a factor of √2 between scales, a parabola misses the best τ by up to 4 % and the lowest
+#: perplexity by up to 3 %; degree 10 misses both by less than 0.5 %.
+_NEIGHBOURS = 5
+
+
+def lowest_between(values: Tensor) -> Tuple[int, float, float]:
+    """Return where the polynomial through the lowest of some values and its neighbours is lowest.
 
     Args:
-        values: at places one apart, ``(M,)``.
+        values: at places one apart, ``(M,)``; as many on either side take part, five at most.
 
     Returns:
-        the place of the lowest value; the step from there to the lowest point, between -1/2 and
-        1/2, 0 at either end; and the parabola's value at that point.
+        the place of the lowest value; the step from there to the lowest point, between -1 and 1,
+        0 at either end; and the polynomial's value at that point.
     """
+    values = values.to("cpu", torch.float64)
     lowest = int(values.argmin())
-    middle = float(values[lowest])
-    if lowest in (0, len(values) - 1):
-        return lowest, 0.0, middle
-    left, right = float(values[lowest - 1]), float(values[lowest + 1])
-    step = vertex(left, middle, right)
-    return lowest, step, middle + 0.25 * (right - left) * step
+    reach = min(_NEIGHBOURS, lowest, len(values) - 1 - lowest)
+    if reach == 0:
+        return lowest, 0.0, float(values[lowest])
+    window = values[lowest - reach : lowest + reach + 1]
+    places = torch.linspace(-1, 1, len(window), dtype=torch.float64)
+    # above the lowest value: what is common to all would cost digits
+    above = torch.linalg.solve(torch.linalg.vander(places), window - window[reach])
+    steps = torch.linspace(-1, 1, 2001, dtype=torch.float64)
+    found = torch.linalg.vander(steps / reach, N=len(window)) @ above
+    best = min(max(int(found.argmin()), 1), len(steps) - 2)
+    further = vertex(*found[best - 1 : best + 2].tolist()) * float(steps[1] - steps[0])
+    return lowest, float(steps[best]) + further, float(window[reach] + found[best])
 
 
 def vertex(left: float, middle: float, right: float) -> float:

@@ -11,7 +11,16 @@ from typing import List, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
-from fairseq_contout.calibration import BINS, GRID, ScaleCalibration, grid_powers, parabola, vertex
+from fairseq_contout.calibration import (
+    BINS,
+    GRID,
+    ScaleCalibration,
+    grid_place,
+    grid_powers,
+    lowest_between,
+    lowest_point,
+    vertex,
+)
 
 #: Candidate weights β, evenly spaced. 0 must be the first: it leaves the prior out. 1 is Bayes'
 #: rule, where exp(τ s(h, w)) is in proportion to the density of h given w.
@@ -74,19 +83,49 @@ def _bins(confidence: Tensor, right: Tensor) -> Tensor:
 def lowest_pair(sums: Tensor) -> Tuple[float, float]:
     """Return the scale τ and the weight β at which sums over the grid are lowest, interpolated.
 
-    The sum is convex in τ and β. For each β a parabola in log τ gives the lowest sum and its τ; a
-    parabola in β through the three lowest of these gives β, between 0 and 1, and one through their
-    log τ gives τ.
+    The sum is convex in τ and β. For each β :func:`~fairseq_contout.calibration.lowest_between`
+    gives the lowest sum and its τ; a parabola in β through the three lowest of these gives β,
+    between 0 and 1, and one through their log τ gives τ.
 
     Args:
         sums: ``(B, G)``.
     """
-    found = [parabola(row) for row in sums]
+    found = [lowest_between(row) for row in sums]
     logs = [math.log(GRID[place]) + step * math.log(GRID[1] / GRID[0]) for place, step, _ in found]
     place, step = _lowest([value for *_, value in found])
     left, right = logs[place - 1] - logs[place], logs[place + 1] - logs[place]
     log_scale = logs[place] + 0.5 * (right - left) * step + 0.5 * (left + right) * step**2
     return math.exp(log_scale), WEIGHTS[1] * (place + step)
+
+
+def lowest_sum(sums: Tensor) -> float:
+    """Return the sum at the scale that is fitted, ``(G,)``, or at scale and weight, ``(B, G)``."""
+    if sums.dim() == 1:
+        return lowest_between(sums)[2]
+    values = [lowest_between(row)[2] for row in sums]
+    place, step = _lowest(values)
+    left, middle, right = values[place - 1 : place + 2]
+    return middle + 0.5 * (right - left) * step + 0.5 * (left - 2 * middle + right) * step**2
+
+
+def fitted_bins(sums: Tensor, bins: Tensor) -> Tensor:
+    """Return confidence and accuracy at the scale and the weight that are fitted: ``(BINS, 3)``.
+
+    Between two points of the grid the intervals of both are mixed.
+
+    Args:
+        sums: ``(G,)``, or with weights ``(B, G)``.
+        bins: ``(G, BINS, 3)``, or ``(B, G, BINS, 3)``.
+    """
+    if sums.dim() == 1:
+        scale = lowest_point(sums)
+    else:
+        scale, weight = lowest_pair(sums)
+        place = weight / WEIGHTS[1]
+        before = min(int(place), len(WEIGHTS) - 2)
+        bins = torch.lerp(bins[before], bins[before + 1], place - before)
+    before, way = grid_place(scale)
+    return torch.lerp(bins[before], bins[before + 1], way)
 
 
 def lowest_weight(sums: Tensor, scale: float) -> float:
@@ -96,10 +135,8 @@ def lowest_weight(sums: Tensor, scale: float) -> float:
         sums: ``(B, G)``; between two scales of the grid they are interpolated in log τ.
         scale: τ, taken for the grid's first or last where it is beyond them.
     """
-    place = math.log(scale / GRID[0]) / math.log(GRID[1] / GRID[0])
-    place = min(max(place, 0.0), len(GRID) - 1.0)
-    before = min(int(place), len(GRID) - 2)
-    values = torch.lerp(sums[:, before], sums[:, before + 1], place - before)
+    before, way = grid_place(scale)
+    values = torch.lerp(sums[:, before], sums[:, before + 1], way)
     return WEIGHTS[1] * sum(_lowest(values.tolist()))
 
 

@@ -58,16 +58,14 @@ class ValidationScores(NamedTuple):
     Attributes:
         correct: number of predictions whose nearest row is the target.
         nll: sums of -log p(target) in nats for each scale of the calibration's grid, ``(G,)``,
-            over a sample of the tokens; with a prior ``(B, G)``, and bins likewise.
-        bins: confidence and accuracy of the same sample for each scale,
-            :func:`fairseq_contout.calibration.grid_bins`.
-        sampled: tokens in that sample.
+            estimated from a sample of the tokens; with a prior ``(B, G)``, and bins likewise.
+        bins: confidence and accuracy for each scale, :func:`fairseq_contout.calibration.grid_bins`,
+            from the same sample.
     """
 
     correct: Tensor
     nll: Tensor
     bins: Tensor
-    sampled: int
 
 
 class TargetTable(WithPrior, nn.Module):
@@ -282,9 +280,12 @@ class TargetTable(WithPrior, nn.Module):
                 found = prior_grid_scores(some, their, self.log_prior())
             nll += found[0]
             bins += found[1]
-        sampled = min(len(target), _CALIBRATION_TOKENS)
-        self.calibration.add(nll, sampled)
-        return ValidationScores(correct, nll, bins, sampled)
+        # The sample stands for the batch: batches differ in size, and since they are sorted by
+        # length small ones have other sentences than large ones.
+        weight = len(target) / max(1, min(len(target), _CALIBRATION_TOKENS))
+        nll, bins = nll * weight, bins * weight
+        self.calibration.add(nll, len(target))
+        return ValidationScores(correct, nll, bins)
 
     def _all_logits(self, query: Query) -> Tensor:
         rows, like = self.stored_rows(), query.vector

@@ -1,5 +1,7 @@
 """Expected calibration error, against a direct computation and on data of known confidence."""
 
+import math
+
 import pytest
 import torch
 from factory import make_batch, make_criterion, make_dictionary, make_model, make_table
@@ -13,6 +15,7 @@ from fairseq_contout.calibration import (
     grid_bins,
     grid_log_sum_exp,
 )
+from fairseq_contout.prior_calibration import fitted_bins
 
 
 def by_hand(logits, target, scale):
@@ -55,16 +58,31 @@ def test_it_is_logged_at_the_calibrated_scale(tmp_path):
         for log in logs:
             criterion.reduce_metrics([log])
     table = model.decoder.continuous_output.table
-    scale = GRID[table.calibration.sums.argmin()].item()
+    found = table.scale / GRID
+    before = int(found.ge(1).sum()) - 1
+    way = 2 * math.log2(found[before])
     logits, targets = [], []
     for batch in (sample, make_batch(dictionary, seed=1)):
         real = batch["target"].ne(dictionary.pad())
         hidden = model(**batch["net_input"])[0][real]
         logits.append(table.scores(hidden) / table.scale)
         targets.append(batch["target"][real])
-    expected = 100 * by_hand(torch.cat(logits), torch.cat(targets), scale)
+    logits, targets = torch.cat(logits), torch.cat(targets)
+    bins = grid_bins(logits, targets)
+    expected = 100 * calibration_error((1 - way) * bins[before] + way * bins[before + 1])
     values = aggregator.get_smoothed_values()
     assert values["ece"] == pytest.approx(expected, abs=0.01)
+    assert 0 < way < 1
+
+
+@pytest.mark.parametrize("scale", [0.6, 0.8, 1.2, 1.9, 2.7])
+def test_between_two_scales_it_is_nearly_that_of_the_definition(scale):
+    generator = torch.Generator().manual_seed(2)
+    logits = 3 * torch.randn(20_000, 5, dtype=torch.float64, generator=generator)
+    target = torch.multinomial(logits.softmax(dim=1), 1, generator=generator).squeeze(1)
+    sums = (GRID.log2() - math.log2(scale)).square()  # lowest there
+    found = calibration_error(fitted_bins(sums, grid_bins(logits, target)))
+    assert found == pytest.approx(by_hand(logits, target, scale), abs=0.004)
 
 
 def test_sums_for_all_scales_are_those_of_the_definition():
@@ -91,7 +109,7 @@ def test_the_sample_has_tokens_from_all_places_of_sentences(length, monkeypatch)
     monkeypatch.setattr(target_table, "_VALIDATION_ELEMENTS", 24 * 100)  # parts of 100 tokens
     hidden = table.rows(target) * (1 + place).unsqueeze(1)  # tells places apart
     table.score = "dot"
-    scores = table.validate(hidden, target)
+    table.validate(hidden, target)
     sampled = torch.cat(seen)
-    assert len(sampled) == scores.sampled == 256
+    assert len(sampled) == 256
     assert len(sampled.max(dim=1).values.round().unique()) == length

@@ -103,18 +103,20 @@ def loss_of(name, model, sample, dictionary, **options):
     return loss.item(), criterion
 
 
-def by_hand(model, sample, dictionary, number, margin=0.0, tau=16.0):
+def by_hand(model, sample, dictionary, number, margin=0.0, power=0.0, tau=16.0):
     """The loss with loops: candidates of the same seed, probabilities one by one."""
     table = model.decoder.continuous_output.table
     real = sample["target"].ne(dictionary.pad())
     hidden, target = model(**sample["net_input"])[0][real], sample["target"][real].tolist()
     torch.manual_seed(5)
     counts = torch.tensor(dictionary.count)
-    drawn = draw(unigram(counts, table.emittable, 0.0).cumsum(0), number).tolist()
+    drawn = draw(unigram(counts, table.emittable, power).cumsum(0), number).tolist()
     allowed = table.emittable.nonzero().flatten().tolist()
     text = {w: max(1, dictionary.count[w]) for w in allowed}
+    weight = {w: text[w] ** power for w in allowed}
     missing = {
-        w: (1 - text[w] / sum(text.values())) ** len(target) * (1 - 1 / len(allowed)) ** number
+        w: (1 - text[w] / sum(text.values())) ** len(target)
+        * (1 - weight[w] / sum(weight.values())) ** number
         for w in allowed
     }
     total = 0.0
@@ -129,8 +131,10 @@ def by_hand(model, sample, dictionary, number, margin=0.0, tau=16.0):
     return total
 
 
-@pytest.mark.parametrize("number, margin", [(0, 0.0), (30, 0.0), (30, 0.2)])
-def test_criterion_by_hand(number, margin, tmp_path, dictionary):
+@pytest.mark.parametrize(
+    "number, margin, power", [(0, 0.0, 0.0), (30, 0.0, 0.0), (30, 0.2, 0.0), (30, 0.0, 0.75)]
+)
+def test_criterion_by_hand(number, margin, power, tmp_path, dictionary):
     # 30 draws among 22 rows: some are targets, some are drawn twice
     model, sample = make_model(tmp_path, dictionary, "contrastive"), make_batch(dictionary)
     loss, _ = loss_of(
@@ -140,8 +144,10 @@ def test_criterion_by_hand(number, margin, tmp_path, dictionary):
         dictionary,
         sampled_negatives=number,
         additive_margin=margin,
+        negative_power=power,
     )
-    assert loss == pytest.approx(by_hand(model, sample, dictionary, number, margin), rel=1e-5)
+    expected = by_hand(model, sample, dictionary, number, margin, power)
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["projection", "difference"])

@@ -329,3 +329,12 @@ def test_losses_are_computed_in_full_precision_under_autocast(name, tmp_path):
     assert predicted.dtype == torch.bfloat16 and found.dtype == torch.float32
     torch.testing.assert_close(found, expected.sum(), rtol=1e-6, atol=1e-5)
     found.backward()
+
+
+@pytest.mark.parametrize("name", ["cosine", "contrastive", "hybrid"])
+def test_a_target_that_may_not_be_emitted_is_refused(name, tmp_path, dictionary):
+    model, sample = make_model(tmp_path, dictionary, name), make_batch(dictionary)
+    sample["target"][0, 0] = dictionary.bos()
+    criterion = make_criterion(name, dictionary)
+    with pytest.raises(ValueError, match="one is '<s>' .index 0.*leave it out of the target text"):
+        criterion(model, sample)

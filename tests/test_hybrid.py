@@ -5,7 +5,15 @@ from argparse import Namespace
 import pytest
 import torch
 import torch.nn.functional as F
-from factory import FakeTask, make_batch, make_criterion, make_dictionary, make_model, make_rows
+from factory import (
+    FakeTask,
+    make_batch,
+    make_criterion,
+    make_dictionary,
+    make_learned_model,
+    make_model,
+    make_rows,
+)
 from fairseq.criterions import build_criterion
 from fairseq.data import Dictionary
 
@@ -89,12 +97,38 @@ def test_neighbours_by_hand(tmp_path, dictionary):
     logits = table.logits_of(hidden, torch.arange(len(dictionary)), 16.0)
     expected = []
     for loss, row, w in zip(alone, logits, target.tolist()):
-        others = [v for v in range(len(dictionary)) if table.emittable[v] and v != w]
+        if w < dictionary.nspecial:  # </s>
+            expected.append(loss)
+            continue
+        others = [v for v in range(dictionary.nspecial, len(dictionary)) if v != w]
+        assert table.emittable[others].all()
         cosines = {v: float(table.weight[v] @ table.weight[w]) for v in others}
         near = sorted(others, key=cosines.get)[-4:]
         shares = torch.softmax(torch.tensor([cosines[v] / 0.5 for v in near]), dim=0)
         expected.append(loss + 0.3 * (row[w] - (shares * row[near]).sum()))
     torch.testing.assert_close(smoothed, torch.stack(expected))
+    assert target.eq(dictionary.eos()).any() and not smoothed.equal(alone)
+
+
+def test_neighbours_stay_while_a_table_learns(tmp_path, dictionary):
+    """A learned table that began with the file moves; whose neighbours they are does not."""
+    path, rows = str(tmp_path / "start.safetensors"), make_rows(dictionary, 16)
+    save_table(path, rows, dictionary, source="random", origins={"random": len(rows)})
+    model, _ = make_learned_model(dictionary, criterion="hybrid", table_init=path)
+    table = model.decoder.continuous_output.table
+    options = {"neighbour_smoothing": 0.3, "neighbours": 3, "neighbour_table": path}
+    criterion = make_criterion("hybrid", dictionary, **options)
+    words = torch.arange(dictionary.nspecial, len(dictionary))
+    before, rows = criterion._neighbours(words, table), table.rows(words).clone()
+    torch.testing.assert_close(criterion.neighbour_rows[words], rows)
+    optimizer = torch.optim.Adam([*model.parameters(), *criterion.parameters()], lr=0.05)
+    for update in range(3):
+        optimizer.zero_grad()
+        criterion(model, make_batch(dictionary, seed=update))[0].backward()
+        optimizer.step()
+    assert (table.rows(words) - rows).norm(dim=1).min() > 0.1
+    torch.testing.assert_close(criterion._neighbours(words, table), before)
+    torch.testing.assert_close(criterion.neighbour_rows[words], rows)
 
 
 def test_term_is_a_change_of_the_target_distribution():

@@ -181,6 +181,24 @@ GUARDS = {
     "stop-gradient": ("cosine", {}, {"stop_gradient_targets": True, "decoder_input": "table"}),
     "ema": ("cosine", {}, {"table_ema": 0.9, "decoder_input": "table"}),
     "learning-rate": ("cosine", {}, {"table_lr_scale": 0.01}),  # not for ever
+    # several at once
+    "ema and dispersion": (
+        "cosine",
+        {"dispersion_weight": 1.0},
+        {"table_ema": 0.9, "decoder_input": "table"},
+    ),
+    "stop-gradient and contrastive-term": (
+        "cosine",
+        {"contrastive_weight": 1.0},
+        {"stop_gradient_targets": True, "decoder_input": "table"},
+    ),
+    "dispersion, contrastive-term and learning-rate": (
+        "cosine",
+        {"dispersion_weight": 1.0, "contrastive_weight": 1.0},
+        {"table_lr_scale": 0.1},
+    ),
+    # as the warning has it: as many as there are rows
+    "dispersion of the warning": ("cosine", {"dispersion_weight": 24.0}),
 }
 
 
@@ -204,9 +222,10 @@ def train(dictionary, name, options, model_options=None, updates=300):
     return criterion(model, make_batch(dictionary, seed=-1))[2]
 
 
-def test_cosine_alone_collapses_and_a_warning_names_the_remedy(dictionary, caplog):
+@pytest.mark.parametrize("model_options", [{}, {"decoder_input": "table"}])
+def test_cosine_alone_collapses_and_a_warning_names_the_remedy(model_options, dictionary, caplog):
     with caplog.at_level(logging.WARNING):
-        log = train(dictionary, "cosine", {})
+        log = train(dictionary, "cosine", {}, model_options)
     assert log["table_cosine"] > 0.7 and log["token_cosine"] > 0.7 and log["monitored"] == 1
     assert "target table is collapsing" in caplog.text
     assert (

@@ -7,7 +7,7 @@ import torch
 from factory import SCORES, make_dictionary, make_rows, make_table
 from safetensors.torch import save_file
 
-from fairseq_contout.calibration import GRID, grid_nll, lowest_point
+from fairseq_contout.calibration import GRID, grid_nll, lowest_between, lowest_point
 from fairseq_contout.target_table import (
     TargetTable,
     dictionary_signature,
@@ -245,17 +245,47 @@ def test_validation_counts_nearest_neighbours():
     table, hidden, target = planted(5.0, count=1500)
     found = table.validate(hidden, target)
     assert found.correct == table.log_probs(hidden).argmax(dim=1).eq(target).sum()
-    assert found.sampled == 256
     drawn = torch.randperm(1500, generator=torch.Generator().manual_seed(1500))[:256]
     at_one = torch.nn.functional.nll_loss(
         torch.log_softmax(naive_logits(table, hidden, 1.0)[:, 2:], dim=1)[drawn],
         target[drawn] - 2,
-        reduction="sum",
+        reduction="mean",
     )
-    assert found.nll[GRID.tolist().index(1.0)].item() == pytest.approx(at_one.item(), rel=1e-5)
+    at_one = 1500 * at_one.item()  # the sample stands for the batch
+    assert found.nll[GRID.tolist().index(1.0)].item() == pytest.approx(at_one, rel=1e-5)
+    assert found.bins[:, :, 0].sum(dim=1).tolist() == pytest.approx([1500] * len(GRID))
 
 
-def test_grid_sums_are_likelihoods_and_the_parabola_is_between_points():
+def test_batches_count_by_their_tokens():
+    """A batch of few tokens, which are hard, beside a large one: the perplexity is that of all."""
+    table, hidden, target = planted(8.0, count=4200)
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(200, hidden.size(1), generator=generator)
+    hidden[4000:] = noise  # predictions that know nothing
+    for part in (slice(0, 4000), slice(4000, None)):
+        table.validate(hidden[part], target[part])
+    logits = naive_logits(table, hidden, 1.0)[:, 2:].double()
+    exact = torch.stack(
+        [torch.nn.functional.cross_entropy(scale * logits, target - 2) for scale in GRID]
+    )
+    assert table.calibration.tokens == 4200
+    found = table.calibration.sums / 4200
+    torch.testing.assert_close(found[10:20], exact[10:20], rtol=0.03, atol=0)
+    assert table.scale == pytest.approx(lowest_point(exact), rel=0.05)
+    # with equal weights it would be another scale
+    equal = torch.stack(
+        [
+            sum(
+                torch.nn.functional.cross_entropy(scale * logits[part], target[part] - 2)
+                for part in (slice(0, 4000), slice(4000, None))
+            )
+            for scale in GRID
+        ]
+    )
+    assert lowest_point(equal) < 0.8 * table.scale
+
+
+def test_grid_sums_are_likelihoods_and_the_lowest_point_is_between_points():
     logits, target = torch.randn(20, 7), torch.randint(7, (20,))
     sums = grid_nll(logits, target)
     for i in (0, 12, len(GRID) - 1):
@@ -264,8 +294,33 @@ def test_grid_sums_are_likelihoods_and_the_parabola_is_between_points():
         )
         assert sums[i].item() == pytest.approx(expected.item(), rel=1e-4)
     parabola = (GRID.log() - torch.log(torch.tensor(7.3, dtype=torch.float64))).pow(2)
-    assert lowest_point(parabola) == pytest.approx(7.3, rel=1e-6)
+    assert lowest_point(parabola) == pytest.approx(7.3, rel=4e-4)
     assert lowest_point(GRID) == GRID[0] and lowest_point(-GRID) == GRID[-1]
+    beside_the_end = (GRID - GRID[1]).abs()
+    assert lowest_point(beside_the_end) == pytest.approx(GRID[1].item(), rel=0.2)
+    assert GRID[0] < lowest_point(beside_the_end) < GRID[2]
+
+
+@pytest.mark.parametrize("scale", [0.9, 1.0, 1.13, 1.3, 13.0, 30.0])
+def test_the_lowest_likelihood_is_that_of_the_best_scale(scale):
+    """Sure predictions, some of them wrong, against a search over many scales."""
+    generator = torch.Generator().manual_seed(round(10 * scale))
+    logits = torch.randn(400, 50, generator=generator, dtype=torch.float64)
+    chosen = torch.rand(400, generator=generator)
+    target = logits.argsort(dim=1).flip(1)[torch.arange(400), (50 * chosen**6).long()]
+    logits = logits * 3.6 / scale
+
+    def nll(at):
+        return torch.nn.functional.cross_entropy(at * logits, target, reduction="sum").item()
+
+    fine = {at: nll(at) for at in (scale / 8 * 1.004**i for i in range(800))}
+    best = min(fine, key=fine.get)
+    assert min(fine) < best < max(fine)
+    sums = grid_nll(logits, target)
+    found = lowest_between(sums)[2]
+    assert lowest_point(sums) == pytest.approx(best, rel=0.01)
+    assert found / 400 == pytest.approx(fine[best] / 400, abs=0.004)
+    assert nll(lowest_point(sums)) <= fine[best] * 1.0001
 
 
 def test_state_keeps_rows_scale_and_signature():

@@ -94,7 +94,8 @@ class ContinuousCriterion(FairseqCriterion):
             )
         self.cfg = cfg
         self.sentence_avg = cfg.sentence_avg
-        self.unknown_idx = task.target_dictionary.unk()
+        self.dictionary = task.target_dictionary
+        self.unknown_idx = self.dictionary.unk()
         self._calibrating = False
         # without it a criterion has no parameters, and fairseq does not wrap or save any
         self.contrastive = None
@@ -146,7 +147,7 @@ class ContinuousCriterion(FairseqCriterion):
         0 where nothing counts.
 
         Raises:
-            ValueError: the model has no continuous output.
+            ValueError: the model has no continuous output; a target may not be emitted (``<s>``).
         """
         table = continuous_output_of(model).table
         twice = self.training and bool(self.cfg.consistency_weight or self.cfg.r_drop)
@@ -163,12 +164,25 @@ class ContinuousCriterion(FairseqCriterion):
         count = 2 if twice else 1
         views = [predicted[start::count][real] for start in range(count)]
         with torch.autocast(predicted.device.type, enabled=False):  # --amp is for the model
-            losses, sample_size, log = self._of_views(views, target[real], table, target.size(0))
+            tokens = target[real]
+            self._check_targets(tokens, table)
+            losses, sample_size, log = self._of_views(views, tokens, table, target.size(0))
         if reduce:
             return losses.sum(), sample_size, log
         full = losses.new_zeros(target.shape)
         full[real] = losses
         return full, sample_size, log
+
+    def _check_targets(self, tokens: Tensor, table):
+        able = table.emittable[tokens]
+        if not bool(able.all()):
+            index = int(tokens[~able][0])
+            symbol = self.dictionary.symbols[index]
+            raise ValueError(
+                f"a target must be a symbol that the model may emit, but one is {symbol!r} (index "
+                f"{index}): <s>, <pad>, <mask> and fairseq's padding words have probability 0; "
+                "leave it out of the target text (with --prepend-bos, leave that out)"
+            )
 
     def _of_views(self, views: List[Tensor], tokens: Tensor, table, sentences: int):
         """Return the losses ``(N,)``, the sample size and the log, and count the tokens."""
@@ -237,7 +251,6 @@ class ContinuousCriterion(FairseqCriterion):
             "validated": tokens.numel(),
             "nll_grid": found.nll,
             "bins": found.bins,
-            "nll_tokens": found.sampled,
         }
 
     @classmethod

@@ -60,8 +60,8 @@ class HybridCriterionConfig(ContinuousCriterionConfig):
     neighbour_smoothing: float = field(
         default=0.0,
         metadata={
-            "help": "probability that a target gives to its neighbours in a fixed table, so that a "
-            "near-synonym costs less than an unrelated word, 0 <= x < 1"
+            "help": "probability that a target word gives to its neighbours in a fixed table, so "
+            "that a near-synonym costs less than an unrelated word, 0 <= x < 1"
         },
     )
     neighbours: int = field(
@@ -160,6 +160,8 @@ class HybridCriterion(ContinuousCriterion):
             index, weights = self._neighbours(target, table)
             near = torch.searchsorted(columns, index)
             term = neighbour_term(logits, positive, near, weights.to(logits.dtype))
+            # </s> and <unk> mean nothing: their rows are random, and so would be who is near them
+            term = term.masked_fill(target.lt(table.num_specials), 0)
             losses = losses + self.cfg.neighbour_smoothing * term
         return losses, logits
 
@@ -170,9 +172,11 @@ class HybridCriterion(ContinuousCriterion):
         rows = rows.to(target.device)  # fairseq-validate does not move a criterion
         distinct, back = target.unique(return_inverse=True)
         query = Query(rows[distinct].float())
-        count = min(self.cfg.neighbours, int(table.emittable.sum()) - 1)
+        words = table.emittable.clone()
+        words[: table.num_specials] = False
+        count = min(self.cfg.neighbours, int(words.sum()) - 1)
         # one more, as the word itself is among them: it is the nearest, unless rows are equal
-        found = knn.exact_search(query, rows, count + 1, allowed=table.emittable, normalizer=False)
+        found = knn.exact_search(query, rows, count + 1, allowed=words, normalizer=False)
         own = found.indices.eq(distinct.unsqueeze(1))
         own[:, -1] |= ~own.any(dim=1)  # pushed out by equal rows: leave the last out instead
         index = found.indices[~own].view(-1, count)

@@ -7,7 +7,7 @@ from fairseq.logging import metrics
 
 from fairseq_contout.calibration import calibration_error
 from fairseq_contout.criterions.monitor import MONITORS
-from fairseq_contout.prior_calibration import lowest_pair
+from fairseq_contout.prior_calibration import fitted_bins, lowest_pair, lowest_sum
 
 
 def log_means(logging_outputs: List[Dict[str, Any]], has_concentration: bool) -> None:
@@ -36,17 +36,16 @@ def log_means(logging_outputs: List[Dict[str, Any]], has_concentration: bool) ->
         metrics.log_scalar("cosine", total("cosine") / validated, validated, round=4)
         # fairseq sums up names with an underscore, but does not print them
         metrics.log_scalar("_nll_grid", total("nll_grid"))
-        metrics.log_scalar("_nll_tokens", total("nll_tokens"))
+        metrics.log_scalar("_nll_tokens", validated)
         metrics.log_scalar("_bins", total("bins"))
 
         def bits(meters):
-            lowest = float(meters["_nll_grid"].sum.min())
+            lowest = lowest_sum(meters["_nll_grid"].sum)
             return lowest / float(meters["_nll_tokens"].sum) / math.log(2)
 
         def error(meters):
-            lowest = int(meters["_nll_grid"].sum.argmin())
-            bins = meters["_bins"].sum.flatten(end_dim=-3)  # one for each point of the grid
-            return round(100 * calibration_error(bins[lowest]), 2)
+            bins = fitted_bins(meters["_nll_grid"].sum, meters["_bins"].sum)
+            return round(100 * calibration_error(bins), 2)
 
         def weight(meters):
             return round(lowest_pair(meters["_nll_grid"].sum)[1], 3)
