@@ -46,8 +46,8 @@ __all__ = [
 
 #: Logits held at once while a validation batch is scored, in elements.
 _VALIDATION_ELEMENTS = 1 << 23
-#: Tokens of a validation batch that take part in the calibration of the scale.
-_CALIBRATION_TOKENS = 256
+#: Logits of a validation batch that calibrate the scale, in elements, and tokens at the least.
+_CALIBRATION_ELEMENTS, _CALIBRATION_TOKENS = 1 << 22, 256
 #: How much a number of a unit vector changes by being stored in bf16.
 _HALF_PRECISION = 2**-8
 
@@ -265,8 +265,9 @@ class TargetTable(WithPrior, nn.Module):
         # Drawn, always alike for a number of tokens: evenly spaced ones would stand at a few places
         # of the sentences only, since these have one length in many batches.
         drawn = torch.randperm(len(target), generator=torch.Generator().manual_seed(len(target)))
+        drawn = drawn[: max(_CALIBRATION_TOKENS, _CALIBRATION_ELEMENTS // len(self.weight))]
         chosen = torch.zeros(len(target), dtype=torch.bool)
-        chosen[drawn[:_CALIBRATION_TOKENS]] = True
+        chosen[drawn] = True
         chosen = chosen.to(target.device)
         chunk = max(1, _VALIDATION_ELEMENTS // len(self.weight))
         for part, tokens, sample in zip(*(x.split(chunk) for x in (hidden, target, chosen))):
@@ -280,9 +281,8 @@ class TargetTable(WithPrior, nn.Module):
                 found = prior_grid_scores(some, their, self.log_prior())
             nll += found[0]
             bins += found[1]
-        # The sample stands for the batch: batches differ in size, and since they are sorted by
-        # length small ones have other sentences than large ones.
-        weight = len(target) / max(1, min(len(target), _CALIBRATION_TOKENS))
+        # The sample stands for the batch: batches differ in size, and in what is in them.
+        weight = len(target) / max(1, len(drawn))
         nll, bins = nll * weight, bins * weight
         self.calibration.add(nll, len(target))
         return ValidationScores(correct, nll, bins)

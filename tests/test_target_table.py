@@ -7,6 +7,7 @@ import torch
 from factory import SCORES, make_dictionary, make_rows, make_table
 from safetensors.torch import save_file
 
+from fairseq_contout import target_table
 from fairseq_contout.calibration import GRID, grid_nll, lowest_between, lowest_point
 from fairseq_contout.target_table import (
     TargetTable,
@@ -241,7 +242,21 @@ def test_calibration_does_not_depend_on_batches():
     torch.testing.assert_close(table.calibration.state(), whole, rtol=1e-5, atol=1e-3)
 
 
-def test_validation_counts_nearest_neighbours():
+@pytest.fixture
+def few_sampled(monkeypatch):
+    """As where V is large: the least number of tokens of a batch, 256, calibrates the scale."""
+    monkeypatch.setattr(target_table, "_CALIBRATION_ELEMENTS", 0)
+
+
+def test_all_tokens_calibrate_a_small_table():
+    table, hidden, target = planted(5.0, count=1500)
+    found = table.validate(hidden, target)
+    expected = grid_nll(naive_logits(table, hidden, 1.0)[:, 2:], target - 2)
+    torch.testing.assert_close(found.nll[4:24], expected[4:24], rtol=1e-4, atol=0)
+    assert table.calibration.tokens == 1500
+
+
+def test_validation_counts_nearest_neighbours(few_sampled):
     table, hidden, target = planted(5.0, count=1500)
     found = table.validate(hidden, target)
     assert found.correct == table.log_probs(hidden).argmax(dim=1).eq(target).sum()
@@ -256,7 +271,7 @@ def test_validation_counts_nearest_neighbours():
     assert found.bins[:, :, 0].sum(dim=1).tolist() == pytest.approx([1500] * len(GRID))
 
 
-def test_batches_count_by_their_tokens():
+def test_batches_count_by_their_tokens(few_sampled):
     """A batch of few tokens, which are hard, beside a large one: the perplexity is that of all."""
     table, hidden, target = planted(8.0, count=4200)
     generator = torch.Generator().manual_seed(5)

@@ -260,8 +260,8 @@ class ContinuousCriterion(FairseqCriterion):
         loss (of the criterion's own unit, per token or sentence), κ per token; on validation data
         also accuracy (per cent of predictions whose nearest row is the target), mean cosine, ece
         (expected calibration error in per cent, of the probability of the nearest row), and
-        nll_loss (bits per token) and ppl at the scale that is calibrated on the same data,
-        comparable with a softmax's; with --unigram-prior its weight β as prior_weight; of a learned
+        nll_loss (bits per token) and ppl at the scale that is calibrated on the same data, as
+        those of a softmax are whose temperature is fitted; with --unigram-prior its weight β as prior_weight; of a learned
         table, how spread it is (:mod:`~fairseq_contout.criterions.monitor`).
         """
         log_means(logging_outputs, cls.has_concentration)
