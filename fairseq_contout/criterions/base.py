@@ -262,7 +262,8 @@ class ContinuousCriterion(FairseqCriterion):
         (expected calibration error in per cent, of the probability of the nearest row), and
         nll_loss (bits per token) and ppl at the scale that is calibrated on the same data, as
         those of a softmax are whose temperature is fitted; with --unigram-prior its weight β as
-        prior_weight; of a learned table, how spread it is (:mod:`~fairseq_contout.criterions.monitor`).
+        prior_weight; of a learned table, how spread it is
+        (:mod:`~fairseq_contout.criterions.monitor`).
         """
         log_means(logging_outputs, cls.has_concentration)
 
