@@ -182,9 +182,9 @@ def corrected_logits(
     """Return the terms s_w - log Q_w of L in :func:`contrastive_loss`, ``(N, M)``: same arguments.
 
     With log Q = 0 for each target, which is a candidate of its token with certainty, their softmax
-    is the distribution over the whole table, estimated on the candidates. The loss has the target's
-    Q as that of every row: it asks which of the candidates is the target, and one that is rarely a
-    candidate of other tokens' is likelier to be.
+    is the distribution over the whole table, estimated on the candidates (the sum of their exp is
+    unbiased). With the target's Q as that of every row they ask which of the candidates is the
+    target, and one that is rarely a candidate of other tokens' is likelier to be.
     """
     compared = logits - log_q
     if own is None:
@@ -214,7 +214,7 @@ def contrastive_loss(
         log_q: log-probability Q of each candidate to be one, ``(M,)``; zeros for no correction.
         label_smoothing: ε in 0..1.
         outside: scores of negatives that are rows of no table, ``(N, E)``: terms of L alone.
-        own: score and log Q of each target, ``(N,)`` both, where not every target has a column:
+        own: score and log Q of each target, ``(N,)`` both, where they are not those of a column:
             ``positive`` is then the column that they replace in L.
 
     Source: Sébastien Jean, Kyunghyun Cho, Roland Memisevic and Yoshua Bengio (2015), On Using Very

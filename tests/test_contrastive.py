@@ -64,6 +64,41 @@ def test_the_normaliser_is_estimated_without_bias():
     torch.testing.assert_close(mean, logits.exp().sum().unsqueeze(0))
 
 
+def test_with_a_certain_target_the_normaliser_is_estimated_without_bias():
+    """Its own row is there whatever is drawn, and counts once; a mean over all draws."""
+    logits, target = random(4), torch.tensor([2])
+    logits[2] += 3  # likely already
+    drawn = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    log_q = log_inclusion(torch.zeros(4, dtype=torch.float64), 0, drawn, 3)
+    means = {"certain": 0.0, "as drawn": 0.0}
+    for outcome in itertools.product(range(4), repeat=3):
+        candidates = torch.tensor(sorted({*outcome, 2}))
+        column = torch.searchsorted(candidates, target)
+        own = logits[target], torch.zeros(1, dtype=torch.float64)
+        for name, given in (("certain", own), ("as drawn", None)):
+            part = logits[candidates].unsqueeze(0)
+            loss = contrastive_loss(part, column, log_q[candidates], own=given)
+            means[name] += drawn[list(outcome)].prod() * (loss + logits[target]).exp()
+    torch.testing.assert_close(means["certain"], logits.exp().sum().unsqueeze(0))
+    assert means["as drawn"] > 1.1 * means["certain"]
+
+
+def test_a_rare_target_has_a_larger_gradient_when_it_is_certain():
+    """Near that of the full softmax, where the row is seldom a candidate of other tokens."""
+    logits = random(1, 40)
+    logits[0, 5] += 5  # some 0.6 of the probability
+    logits.requires_grad_()
+    target, log_q = torch.tensor([5]), torch.zeros(40, dtype=torch.float64)
+    log_q[5] = math.log(0.1)
+    certain = logits[:, 5], torch.zeros(1, dtype=torch.float64)
+    full, drawn, importance = (
+        torch.autograd.grad(contrastive_loss(logits, target, q, own=own).sum(), logits)[0][0, 5]
+        for q, own in ((torch.zeros_like(log_q), None), (log_q, None), (log_q, certain))
+    )
+    torch.testing.assert_close(importance, full)
+    assert full < 3 * drawn < 0  # a gradient of the loss: the target's logit grows
+
+
 def test_smoothing_weights_estimate_the_uniform_distribution():
     log_q = torch.log(torch.tensor([1.0, 0.5, 0.25], dtype=torch.float64))
     logits, target = random(1, 3), torch.tensor([0])
@@ -103,7 +138,7 @@ def loss_of(name, model, sample, dictionary, **options):
     return loss.item(), criterion
 
 
-def by_hand(model, sample, dictionary, number, margin=0.0, power=0.0, tau=16.0):
+def by_hand(model, sample, dictionary, number, margin=0.0, power=0.0, certain=False):
     """The loss with loops: candidates of the same seed, probabilities one by one."""
     table = model.decoder.continuous_output.table
     real = sample["target"].ne(dictionary.pad())
@@ -119,22 +154,23 @@ def by_hand(model, sample, dictionary, number, margin=0.0, power=0.0, tau=16.0):
         * (1 - weight[w] / sum(weight.values())) ** number
         for w in allowed
     }
-    total = 0.0
+    total, tau = 0.0, 16.0
     for h, w in zip(hidden, target):
         shares = []
         for c in sorted({*target, *drawn}):
             logit = tau * (torch.cosine_similarity(h, table.weight[c], dim=0).item())
-            q = 1.0 if c == dictionary.eos() else 1 - missing[c]
+            q = 1.0 if c == dictionary.eos() or (certain and c == w) else 1 - missing[c]
             shares.append(math.exp(logit - (tau * margin if c == w else 0)) / q)
         own = tau * (torch.cosine_similarity(h, table.weight[w], dim=0).item() - margin)
         total += math.log(sum(shares)) - own
     return total
 
 
+@pytest.mark.parametrize("estimator", ["posterior", "importance"])
 @pytest.mark.parametrize(
     "number, margin, power", [(0, 0.0, 0.0), (30, 0.0, 0.0), (30, 0.2, 0.0), (30, 0.0, 0.75)]
 )
-def test_criterion_by_hand(number, margin, power, tmp_path, dictionary):
+def test_criterion_by_hand(number, margin, power, estimator, tmp_path, dictionary):
     # 30 draws among 22 rows: some are targets, some are drawn twice
     model, sample = make_model(tmp_path, dictionary, "contrastive"), make_batch(dictionary)
     loss, _ = loss_of(
@@ -145,8 +181,10 @@ def test_criterion_by_hand(number, margin, power, tmp_path, dictionary):
         sampled_negatives=number,
         additive_margin=margin,
         negative_power=power,
+        sampling_estimator=estimator,
     )
-    expected = by_hand(model, sample, dictionary, number, margin, power)
+    certain = estimator == "importance"
+    expected = by_hand(model, sample, dictionary, number, margin, power, certain)
     assert loss == pytest.approx(expected, rel=1e-5)
 
 
@@ -287,6 +325,10 @@ def test_as_a_term_of_another_criterion(name, tmp_path, dictionary):
         ({"label_smoothing": 1.0}, "--label-smoothing must be 0 or more and less than 1"),
         ({"additive_margin": 3.0}, "--additive-margin must be between 0 and 2"),
         ({"initial_scale": 1e4}, "--initial-scale must be 0"),
+        (
+            {"sampling_estimator": "importance", "no_sampling_correction": True},
+            "--sampling-estimator importance says how the target is corrected, but",
+        ),
         ({"dispersion_weight": -1.0}, "--dispersion-weight must be 0 or more"),
         ({"dispersion_circles": 0}, "--dispersion-circles must be 1 or more"),
         ({"dispersion_rows": 1}, "--dispersion-rows must be 2 or more"),

@@ -44,6 +44,14 @@ class TermsConfig(FairseqDataclass):
             "compared with"
         },
     )
+    sampling_estimator: ChoiceEnum(["posterior", "importance"]) = field(
+        default="posterior",
+        metadata={
+            "help": "contrastive: how the target takes part in the correction: like any candidate "
+            "(posterior: which of the candidates is the target?), or with certainty (importance: "
+            "an unbiased estimate of the normaliser; rare words learn faster)"
+        },
+    )
     label_smoothing: float = field(
         default=0.0, metadata={"help": "contrastive, hybrid: label smoothing, 0 <= x < 1"}
     )
@@ -131,11 +139,17 @@ def check_terms(cfg):
             raise ValueError(
                 f"--{name.replace('_', '-')} must be {rule}, but is {getattr(cfg, name)}"
             )
+    if cfg.no_sampling_correction and str(cfg.sampling_estimator) != "posterior":
+        raise ValueError(
+            f"--sampling-estimator {cfg.sampling_estimator} says how the target is corrected, but "
+            "--no-sampling-correction corrects nothing; leave one of them out"
+        )
 
 
 #: Options that only the contrastive loss reads; ``hybrid`` reads the last three, too.
 CONTRASTIVE_OPTIONS = (
     *("sampled_negatives", "max_candidates", "negative_power", "no_sampling_correction"),
+    "sampling_estimator",
     *("additive_margin", "contrastive_synthetic", "label_smoothing", "initial_scale", "r_drop"),
 )
 

@@ -143,11 +143,12 @@ class ContrastiveTerm(nn.Module):
         else:
             own_score = table.logits_with(hidden, table.rows(target), scale).squeeze(1)
             own = own_score, candidates.own_log_q.to(hidden.dtype)
+        # a token is always compared with its own row, which then stands for itself alone
+        certain = own_score, torch.zeros_like(own_score)
+        if str(self.cfg.sampling_estimator) == "importance":
+            own = certain
         distribution = None
-        if self.cfg.r_drop:
-            # That over the table, which has no margin: a token is always compared with its own row,
-            # which there stands for itself alone.
-            certain = own_score, torch.zeros_like(own_score)
+        if self.cfg.r_drop:  # that over the table, which has no margin
             distribution = corrected_logits(logits, positive, log_q, certain)
         if self.cfg.additive_margin:
             ahead = table.margin_logits(hidden, self.cfg.additive_margin, scale)
