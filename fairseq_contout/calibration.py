@@ -130,8 +130,11 @@ _NEIGHBOURS = 5
 def lowest_between(values: Tensor) -> Tuple[int, float, float]:
     """Return where the polynomial through the lowest of some values and its neighbours is lowest.
 
+    It is kept between the bounds of a convex function of τ: the chords of neighbouring points, and
+    the secants beyond them.
+
     Args:
-        values: at places one apart, ``(M,)``; as many on either side take part, five at most.
+        values: at the scales of the grid, ``(G,)``; as many on either side take part, five at most.
 
     Returns:
         the place of the lowest value; the step from there to the lowest point, between -1 and 1,
@@ -148,9 +151,28 @@ def lowest_between(values: Tensor) -> Tuple[int, float, float]:
     above = torch.linalg.solve(torch.linalg.vander(places), window - window[reach])
     steps = torch.linspace(-1, 1, 2001, dtype=torch.float64)
     found = torch.linalg.vander(steps / reach, N=len(window)) @ above
+    found = _bounded(found, steps, window - window[reach])
     best = min(max(int(found.argmin()), 1), len(steps) - 2)
     further = vertex(*found[best - 1 : best + 2].tolist()) * float(steps[1] - steps[0])
     return lowest, float(steps[best]) + further, float(window[reach] + found[best])
+
+
+def _bounded(found: Tensor, steps: Tensor, window: Tensor) -> Tensor:
+    """Clamp values at steps from the middle of a window between the bounds of a convex function."""
+    middle = len(window) // 2
+    places = torch.arange(-middle, middle + 1, dtype=torch.float64)
+    scales, at = (float(GRID[1] / GRID[0]) ** x for x in (places, steps))
+
+    def line(i):  # through two neighbouring points
+        slope = (window[i + 1] - window[i]) / (scales[i + 1] - scales[i])
+        return window[i] + slope * (at - scales[i])
+
+    above = torch.where(steps < 0, line(middle - 1), line(middle))
+    below = torch.where(steps < 0, line(middle), line(middle - 1))
+    if middle > 1:
+        beyond = torch.where(steps < 0, line(middle - 2), line(middle + 1))
+        below = torch.maximum(below, beyond)
+    return torch.minimum(torch.maximum(found, below), above)
 
 
 def vertex(left: float, middle: float, right: float) -> float:

@@ -205,8 +205,9 @@ def contrastive_loss(
     (1 - ε) (L - s_target) + ε Σ_w u_w (L - s_w), with the logits s, the importance-weighted
     L = log Σ_w exp(s_w) / Q_w, which estimates the log-normaliser over the whole table, and
     u_w ∝ 1/Q_w, which estimates the uniform distribution over it. The correction makes the logits
-    tend to log p(w | context) whichever candidates were probable: without it a row that is always
-    among them, as that of ``</s>``, is pushed away in every batch.
+    tend to log p(w | context) whichever candidates were probable (exactly with the target's own Q;
+    with ``own`` of log Q = 0 the better the more candidates there are): without it a row that is
+    always among them, as that of ``</s>``, is pushed away in every batch.
 
     Args:
         logits: scores of the candidates, ``(N, M)``.

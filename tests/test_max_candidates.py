@@ -120,6 +120,37 @@ def test_more_than_there_are_takes_all(tmp_path):
     assert all(a.equal(b) for a, b in zip(all_of_them[1], capped[1]))
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.2])
+def test_the_target_counts_once_where_it_is_certain(margin, tmp_path):
+    """--sampling-estimator importance with kept candidates, token by token."""
+    dictionary = make_dictionary()
+    model = make_model(tmp_path, dictionary, "contrastive")
+    table = model.decoder.continuous_output.table
+    criterion = make_criterion(
+        *("contrastive", dictionary),
+        sampled_negatives=30,
+        max_candidates=6,
+        additive_margin=margin,
+        sampling_estimator="importance",
+    )
+    hidden, target = F.normalize(torch.randn(4, table.dim)), torch.tensor([4, 5, 9, 9])
+    torch.manual_seed(7)
+    found = criterion.term(hidden, target, table)
+    torch.manual_seed(7)
+    kept = criterion.term._candidates(target, table)
+    for i, w in enumerate(target.tolist()):
+        logits = {c: 16 * (hidden[i] @ table.weight[c]).item() for c in kept.index.tolist()}
+        own = 16 * ((hidden[i] @ table.weight[w]).item() - margin)
+        others = [
+            math.exp(logits[c] - q)
+            for column, (c, q) in enumerate(zip(kept.index.tolist(), kept.log_q.tolist()))
+            if column != kept.positive[i]
+        ]
+        assert len(others) == 5
+        expected = math.log(math.exp(own) + sum(others)) - own
+        assert found[i].item() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("synthetic", ["none", "difference"])
 @pytest.mark.parametrize("margin", [0.0, 0.2])
 def test_two_candidates_are_the_target_and_another(margin, synthetic, tmp_path):

@@ -16,6 +16,7 @@ from fairseq_contout.prior_calibration import (
     WEIGHTS,
     PriorCalibration,
     lowest_pair,
+    lowest_sum,
     lowest_weight,
     prior_grid_scores,
     without_prior,
@@ -146,6 +147,7 @@ def test_scale_and_weight_of_the_data_are_found(scale, weight):
     fine = [nll(scale * 1.01**i, weight + j / 50) for i in range(-4, 5) for j in range(-3, 4)]
     assert nll(*found) <= sums.min().item() + 0.001 * len(target)
     assert nll(*found) <= min(fine) + 0.001 * len(target) if 0 < weight < 1 else True
+    assert lowest_sum(sums) == pytest.approx(nll(*found), abs=0.002 * len(target))
     # beside a scale that is given: between two of the grid
     given = 1.3 * scale
     best = min(range(101), key=lambda j: nll(given, j / 100)) / 100

@@ -309,7 +309,7 @@ def test_grid_sums_are_likelihoods_and_the_lowest_point_is_between_points():
         )
         assert sums[i].item() == pytest.approx(expected.item(), rel=1e-4)
     parabola = (GRID.log() - torch.log(torch.tensor(7.3, dtype=torch.float64))).pow(2)
-    assert lowest_point(parabola) == pytest.approx(7.3, rel=4e-4)
+    assert lowest_point(parabola) == pytest.approx(7.3, rel=1e-6)
     assert lowest_point(GRID) == GRID[0] and lowest_point(-GRID) == GRID[-1]
     beside_the_end = (GRID - GRID[1]).abs()
     assert lowest_point(beside_the_end) == pytest.approx(GRID[1].item(), rel=0.2)
@@ -336,6 +336,23 @@ def test_the_lowest_likelihood_is_that_of_the_best_scale(scale):
     assert lowest_point(sums) == pytest.approx(best, rel=0.01)
     assert found / 400 == pytest.approx(fine[best] / 400, abs=0.004)
     assert nll(lowest_point(sums)) <= fine[best] * 1.0001
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 5])
+def test_sure_and_right_predictions_have_no_negative_loss(wrong):
+    """The sums fall steeply and stay near 0, where a polynomial would go below it."""
+    logits = torch.zeros(300, 20, dtype=torch.float64)
+    logits[:, 3] = 1
+    target = torch.full((300,), 3)
+    logits[:wrong, 4], target[:wrong] = 0.97, 4
+    sums = grid_nll(logits, target)
+    value = lowest_between(sums)[2]
+    fine = min(
+        torch.nn.functional.cross_entropy(2 ** (i / 50) * logits, target, reduction="sum").item()
+        for i in range(-100, 600)
+    )
+    assert 0 <= value <= sums.min()
+    assert value == pytest.approx(fine, rel=0.03, abs=1e-6)
 
 
 def test_state_keeps_rows_scale_and_signature():

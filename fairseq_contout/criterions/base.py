@@ -181,7 +181,8 @@ class ContinuousCriterion(FairseqCriterion):
             raise ValueError(
                 f"a target must be a symbol that the model may emit, but one is {symbol!r} (index "
                 f"{index}): <s>, <pad>, <mask> and fairseq's padding words have probability 0; "
-                "leave it out of the target text (with --prepend-bos, leave that out)"
+                "leave it out of the target text, or turn off the option that adds it (such as "
+                "--prepend-bos)"
             )
 
     def _of_views(self, views: List[Tensor], tokens: Tensor, table, sentences: int):
@@ -260,9 +261,9 @@ class ContinuousCriterion(FairseqCriterion):
         loss (of the criterion's own unit, per token or sentence), κ per token; on validation data
         also accuracy (per cent of predictions whose nearest row is the target), mean cosine, ece
         (expected calibration error in per cent, of the probability of the nearest row), and
-        nll_loss (bits per token) and ppl at the scale that is calibrated on the same data, as
-        those of a softmax are whose temperature is fitted; with --unigram-prior its weight β as
-        prior_weight; of a learned table, how spread it is
+        nll_loss (bits per token) and ppl at the scale that is calibrated on the same data,
+        comparable with a softmax whose temperature is fitted, too; with --unigram-prior its weight
+        β as prior_weight; of a learned table, how spread it is
         (:mod:`~fairseq_contout.criterions.monitor`).
         """
         log_means(logging_outputs, cls.has_concentration)

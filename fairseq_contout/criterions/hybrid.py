@@ -174,7 +174,13 @@ class HybridCriterion(ContinuousCriterion):
         query = Query(rows[distinct].float())
         words = table.emittable.clone()
         words[: table.num_specials] = False
-        count = min(self.cfg.neighbours, int(words.sum()) - 1)
+        number = int(words.sum())
+        if number < 2:
+            raise ValueError(
+                "--neighbour-smoothing needs a dictionary of two words or more, but it has "
+                f"{number}; leave it out"
+            )
+        count = min(self.cfg.neighbours, number - 1)
         # one more, as the word itself is among them: it is the nearest, unless rows are equal
         found = knn.exact_search(query, rows, count + 1, allowed=words, normalizer=False)
         own = found.indices.eq(distinct.unsqueeze(1))

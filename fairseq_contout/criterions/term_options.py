@@ -49,7 +49,8 @@ class TermsConfig(FairseqDataclass):
         metadata={
             "help": "contrastive: how the target takes part in the correction: like any candidate "
             "(posterior: which of the candidates is the target?), or with certainty (importance: "
-            "an unbiased estimate of the normaliser; rare words learn faster)"
+            "an unbiased estimate of the normaliser, a larger gradient for rare targets; for many "
+            "candidates)"
         },
     )
     label_smoothing: float = field(

@@ -152,9 +152,9 @@ class ContrastiveTerm(nn.Module):
             distribution = corrected_logits(logits, positive, log_q, certain)
         if self.cfg.additive_margin:
             ahead = table.margin_logits(hidden, self.cfg.additive_margin, scale)
-            if own is None:
+            if candidates.own_log_q is None:  # each has a column
                 logits = logits.scatter_add(1, positive.unsqueeze(1), -ahead.unsqueeze(1))
-            else:
+            if own is not None:
                 own = own[0] - ahead, own[1]
         outside = None
         if self.cfg.contrastive_synthetic != "none":
