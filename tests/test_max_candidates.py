@@ -120,24 +120,28 @@ def test_more_than_there_are_takes_all(tmp_path):
     assert all(a.equal(b) for a, b in zip(all_of_them[1], capped[1]))
 
 
+def of_four_tokens(tmp_path, **options):
+    """Losses of four tokens, what they are of, and the seed as it was before: to draw again."""
+    dictionary = make_dictionary()
+    table = make_model(tmp_path, dictionary, "contrastive").decoder.continuous_output.table
+    term = make_criterion("contrastive", dictionary, sampled_negatives=30, **options).term
+    hidden, target = F.normalize(torch.randn(4, table.dim)), torch.tensor([4, 5, 9, 9])
+    torch.manual_seed(7)
+    found = term(hidden, target, table)
+    torch.manual_seed(7)
+    return found, term, hidden, target, table
+
+
 @pytest.mark.parametrize("margin", [0.0, 0.2])
 def test_the_target_counts_once_where_it_is_certain(margin, tmp_path):
     """--sampling-estimator importance with kept candidates, token by token."""
-    dictionary = make_dictionary()
-    model = make_model(tmp_path, dictionary, "contrastive")
-    table = model.decoder.continuous_output.table
-    criterion = make_criterion(
-        *("contrastive", dictionary),
-        sampled_negatives=30,
+    found, term, hidden, target, table = of_four_tokens(
+        tmp_path,
         max_candidates=6,
         additive_margin=margin,
         sampling_estimator="importance",
     )
-    hidden, target = F.normalize(torch.randn(4, table.dim)), torch.tensor([4, 5, 9, 9])
-    torch.manual_seed(7)
-    found = criterion.term(hidden, target, table)
-    torch.manual_seed(7)
-    kept = criterion.term._candidates(target, table)
+    kept = term._candidates(target, table)
     for i, w in enumerate(target.tolist()):
         logits = {c: 16 * (hidden[i] @ table.weight[c]).item() for c in kept.index.tolist()}
         own = 16 * ((hidden[i] @ table.weight[w]).item() - margin)
@@ -155,22 +159,14 @@ def test_the_target_counts_once_where_it_is_certain(margin, tmp_path):
 @pytest.mark.parametrize("margin", [0.0, 0.2])
 def test_two_candidates_are_the_target_and_another(margin, synthetic, tmp_path):
     """At the least number, a token's loss is that of the target and one of the others."""
-    dictionary = make_dictionary()
-    model = make_model(tmp_path, dictionary, "contrastive")
-    table = model.decoder.continuous_output.table
-    criterion = make_criterion(
-        *("contrastive", dictionary),
-        sampled_negatives=30,
+    found, term, hidden, target, table = of_four_tokens(
+        tmp_path,
         max_candidates=2,
         additive_margin=margin,
         contrastive_synthetic=synthetic,
         no_sampling_correction=True,
     )
-    hidden, target = F.normalize(torch.randn(4, table.dim)), torch.tensor([4, 5, 9, 9])
-    torch.manual_seed(7)
-    found = criterion.term(hidden, target, table)
-    torch.manual_seed(7)
-    every = criterion.term._distributions(table)[2]
+    every = term._distributions(table)[2]
     count = len(torch.cat((target, draw(every, 30))).unique())
     rows = hidden @ table.weight.t()
     own = 16 * (rows.gather(1, target.unsqueeze(1)) - margin)
