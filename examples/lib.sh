@@ -9,7 +9,7 @@ set -euo pipefail
 # What the caller asks for by variables belongs to the command that gets a result again.
 GIVEN=
 for name in SEED PREP_SEED SUBWORDS SUBWORD_METHOD BPE_DROPOUT SEGMENTATIONS TOKENIZE LOWERCASE MAX_LENGTH MAX_RATIO SCORE \
-  TABLE_SOURCE TABLE_DIM TABLE_OPTIONS VECTORS FASTTEXT_EPOCHS FASTTEXT_THREADS LABEL_SMOOTHING \
+  TABLE_SOURCE TABLE_DIM TIED TABLE_OPTIONS VECTORS FASTTEXT_EPOCHS FASTTEXT_THREADS LABEL_SMOOTHING \
   VALID_EVERY MONO_TEXT PRETRAIN_UPDATES VOCABULARY WORDS MODEL SIZE BEAM CHECKPOINT AVERAGE LENPEN GENERATE_OPTIONS SOFTMAX_BATCH \
   ADAPTIVE_CUTOFF TABLE_TEXT TRAINED_WORDS SKIP_UNKNOWN LEXICON ALIGN_OPTIONS PAIRS \
   TUNE_UPDATES SCRATCH_UPDATES CHECK_EVERY FREEZE TUNE_OPTIONS SEARCH KNN LEXICON_OPTIONS DING SHORTCUT OPEN_SOURCE BONUS; do
@@ -20,6 +20,7 @@ EXAMPLES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(dirname "$EXAMPLES")
 LIB="$EXAMPLES/lib"
 BEST_LR= # small.sh has one
+: "${TIED:=1}"
 if [ -z "${PYTHON:-}" ]; then
   PYTHON=python
   [ ! -x "$ROOT/.venv/bin/python" ] || PYTHON=$ROOT/.venv/bin/python # as make sets it up
@@ -63,6 +64,8 @@ environment (default):
                 the training text, one an epoch in turn; each pass of FASTTEXT_EPOCHS reads them all; unset:
                 one segmentation with all merges
   TABLE_SOURCE ($TABLE_SOURCE: fasttext, random or hypercube)  TABLE_DIM ($TABLE_DIM)
+  TIED (1)      a learned table is the embeddings that softmax shares with its output, if it does;
+                0: it is of its own, and of TABLE_DIM, as frozen ones are
   TABLE_OPTIONS further options of build_table.py, such as "--mix-random 0.5" or "--center"
   VECTORS       fastText .bin, or .vec or .txt file to build the table from; unset: train fastText
   FASTTEXT_EPOCHS ($FASTTEXT_EPOCHS)  FASTTEXT_THREADS ($FASTTEXT_THREADS; more than 1 is faster, not repeatable)
@@ -111,6 +114,7 @@ recipe_arguments() {
     esac
     shift
   done
+  [[ $TIED =~ ^[01]$ ]] || die "TIED must be 1 or 0, but is $TIED"
   recipe_options "$RECIPE"
   mkdir -p "$OUT_DIR"
   OUT_DIR=$(absolute "$OUT_DIR")

@@ -397,3 +397,32 @@ def test_a_learning_rate_that_is_given_is_taken_alone(extra, rate):
     words = done.stdout.split()
     rates = [f"{a} {b}" for a, b in zip(words, words[1:]) if a == "--lr"]
     assert " ".join(rates) == rate  # and then what is given
+
+
+@pytest.mark.parametrize(
+    "tied, words, shared",
+    [
+        (1, "", "--share-all-embeddings"),
+        (0, "", "--decoder-input encoder --table-dim 64"),
+        (1, "none", "--share-decoder-input-output-embed"),
+        (0, "none", "--table-dim 64"),
+    ],
+)
+def test_a_learned_table_is_tied_or_of_its_own_dimension(tied, words, shared):
+    script = (
+        f'. "{REPOSITORY}/examples/lib.sh"; SOURCE_LANG=de TARGET_LANG=en TABLE= ENCODER_VECTORS= '
+        f"DECODER_VECTORS= LANGUAGE_MODEL= CHECKPOINT=best BIN_DIR=bin TABLE_DIM=64 TIED={tied}; "
+        f'SUBWORD_METHOD={words}; . "$LIB/small.sh"; EXTRA=(); recipe_options best; '
+        'train_once() { echo "${options[@]}"; }; train'
+    )
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f" --target-table learned {shared} --encoder-layers" in done.stdout
+
+
+def test_whether_a_table_is_tied_is_checked(tmp_path):
+    assert "TIED must be 1 or 0, but is no" in error(run("demo", "best", tmp_path, TIED="no"))
+    refused = error(run("multi30k.de-en", "pretrained", tmp_path, TIED="0"))
+    assert "TIED must be 1 with RECIPE pretrained" in refused
+    refused = error(run("wikitext-2", "best", tmp_path, TIED="0"))
+    assert "TIED must be 1 for a language model" in refused

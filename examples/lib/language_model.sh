@@ -66,6 +66,7 @@ recipe_options() {
     power-spherical) CRITERION=(--criterion power_spherical) ;;
     *) die "RECIPE must be one of softmax, softmax-fasttext, adaptive, best, contrastive, hybrid, contrastive-frozen, cosine, l2, vmf, power-spherical, but is $1" ;;
   esac
+  [ "$TIED" = 1 ] || die "TIED must be 1 for a language model, but is $TIED; leave it out"
   [ "$CHECKPOINT" != average ] || die "CHECKPOINT must be best or last for a language model, but is average"
 }
 

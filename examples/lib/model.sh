@@ -66,8 +66,12 @@ train() {
   case $OUTPUT in
     softmax) architecture=(--arch "$SOFTMAX_ARCH" ${SOFTMAX_OPTIONS[@]+"${SOFTMAX_OPTIONS[@]}"}) ;;
     learned)
-      architecture=(--arch "$CONTINUOUS_ARCH" --target-table learned
-        ${SOFTMAX_OPTIONS[@]+"${SOFTMAX_OPTIONS[@]}"})
+      architecture=(--arch "$CONTINUOUS_ARCH" --target-table learned)
+      if [ "$TIED" = 1 ]; then
+        architecture+=(${SOFTMAX_OPTIONS[@]+"${SOFTMAX_OPTIONS[@]}"})
+      elif [[ "${SOFTMAX_OPTIONS[*]-}" == *--share-all-embeddings* ]]; then
+        architecture+=(--decoder-input encoder) # these two still share theirs
+      fi
       # tied, it has the dimension of the embeddings
       tied_table || architecture+=(--table-dim "$TABLE_DIM")
       [ -z "$TABLE" ] || architecture+=(--table-init "$TABLE")

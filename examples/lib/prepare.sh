@@ -48,7 +48,7 @@ joined_dictionary() {
 
 # A learned table is then the decoder's input embedding, too.
 tied_table() {
-  [[ "${SOFTMAX_OPTIONS[*]-}" == *--share-* ]]
+  [ "$TIED" = 1 ] && [[ "${SOFTMAX_OPTIONS[*]-}" == *--share-* ]]
 }
 
 # The decoder reads rows of the frozen table.
@@ -78,7 +78,7 @@ mix_parallel() {
 prepare_inputs() {
   local table=$TABLE
   if [ "$INITIAL" = table ]; then
-    joined_dictionary && return
+    joined_dictionary && [ "$TIED" = 1 ] && return
     [ "$TABLE_SOURCE" = fasttext ] && [ -z "$VECTORS" ] || return 0
   fi
   local TABLE_SOURCE=fasttext VECTORS='' TABLE_OPTIONS=--center TABLE_DIM=${EMBED_DIM:-$TABLE_DIM}

@@ -8,6 +8,7 @@ check_pretraining() {
   [ "$INITIAL" = language-model ] || return 0
   joined_dictionary && [[ "${SOFTMAX_OPTIONS[*]-}" == *--share-all-embeddings* ]] ||
     die "RECIPE pretrained needs one dictionary and one embedding for both languages, which $SET has not; take a small set (SIZE=small where there is one), not SUBWORD_METHOD=none"
+  [ "$TIED" = 1 ] || die "TIED must be 1 with RECIPE pretrained, whose language model shares its embeddings with the table, but is $TIED; leave it out"
   [[ $PRETRAIN_UPDATES =~ ^[1-9][0-9]*$ ]] ||
     die "PRETRAIN_UPDATES must be a number of updates, 1 or more, but is $PRETRAIN_UPDATES"
   check_same_layers
