@@ -420,6 +420,18 @@ def test_a_learned_table_is_tied_or_of_its_own_dimension(tied, words, shared):
     assert f" --target-table learned {shared} --encoder-layers" in done.stdout
 
 
+@pytest.mark.parametrize("tied, vectors", [(1, ""), (0, "of-en")])
+def test_embeddings_beside_a_table_of_its_own_begin_with_vectors(tied, vectors):
+    script = (
+        f'. "{REPOSITORY}/examples/lib.sh"; SOURCE_LANG=de TARGET_LANG=en TABLE=t ENCODER_VECTORS= '
+        f'DECODER_VECTORS= INITIAL=table OUTPUT=learned VECTORS= TIED={tied}; . "$LIB/small.sh"; '
+        "export_inputs() { EXPORTED=of-$1; }; prepare_inputs; "
+        'echo "$ENCODER_VECTORS,$DECODER_VECTORS"'
+    )
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{vectors},\n"), done.stderr
+
+
 def test_whether_a_table_is_tied_is_checked(tmp_path):
     assert "TIED must be 1 or 0, but is no" in error(run("demo", "best", tmp_path, TIED="no"))
     refused = error(run("multi30k.de-en", "pretrained", tmp_path, TIED="0"))
