@@ -5,7 +5,8 @@ Models read the references (teacher forcing). Target tokens are put in buckets b
 training text has them as targets, `</s>` among them, and for each bucket the table shows the share
 of tokens whose row is the likeliest (per cent), and the mean of -log p of the tokens (nats, at the
 temperature that decoding takes). On the training text itself (--subset train) it shows what a loss
-has learned, on others what of it holds. Models whose data have one dictionary can be compared.
+has learned, on others what of it holds. For models of translation whose data have one dictionary;
+the training text is the first of the data's parts where there are several.
 """
 
 import argparse
@@ -43,6 +44,14 @@ def tally(log_probs, target, counts, edges: list) -> torch.Tensor:
     return sums.index_add_(0, bucket, torch.stack((torch.ones_like(own), right, -own), dim=1))
 
 
+def target_counts(targets, words: int) -> torch.Tensor:
+    """Count how often each of ``words`` words is among sentences ``(T,)`` each: ``(words,)``."""
+    counts = torch.zeros(words, dtype=torch.long)
+    for target in targets:
+        counts += torch.bincount(target, minlength=words)
+    return counts
+
+
 def batches(dataset, sentences: int, size: int):
     """Yield batches of ``sentences`` pairs (0: all) that are spread evenly over the dataset."""
     number = min(sentences or len(dataset), len(dataset))
@@ -54,7 +63,11 @@ def batches(dataset, sentences: int, size: int):
 
 @torch.no_grad()
 def measure(name: str, path: str, arguments) -> list:
-    """Return a row for each subset and bucket of a checkpoint."""
+    """Return a row for each subset and bucket of a checkpoint.
+
+    Raises:
+        ValueError: the model has no pairs of source and target, or a subset has no sentences.
+    """
     from fairseq import checkpoint_utils
 
     models, _, task = checkpoint_utils.load_model_ensemble_and_task(
@@ -62,13 +75,20 @@ def measure(name: str, path: str, arguments) -> list:
     )
     model, dictionary = models[0].eval(), task.target_dictionary
     task.load_dataset("train")
-    counts = torch.zeros(len(dictionary), dtype=torch.long)
-    for target in task.dataset("train").tgt:
-        counts += torch.bincount(target, minlength=len(counts))
+    if getattr(task.dataset("train"), "tgt", None) is None:
+        raise ValueError(
+            f"--run {name}={path} must be a model of translation, whose data are pairs, but its "
+            f"task is {type(task).__name__}; leave it out"
+        )
+    counts = target_counts(task.dataset("train").tgt, len(dictionary))
     rows = []
     for subset in arguments.subset:
         if subset != "train":
             task.load_dataset(subset)
+        if not len(task.dataset(subset)):
+            raise ValueError(
+                f"--subset {subset} must have sentences, but has none in {arguments.data}"
+            )
         sums = 0
         for sample in batches(task.dataset(subset), arguments.sentences, arguments.batch_size):
             real = sample["target"].ne(dictionary.pad())

@@ -114,8 +114,10 @@ recipe_arguments() {
     esac
     shift
   done
-  [[ $TIED =~ ^[01]$ ]] || die "TIED must be 1 or 0, but is $TIED"
+  [[ $TIED =~ ^[01]$ ]] || die "TIED must be 1 or 0, but is $TIED; leave it out for 1"
   recipe_options "$RECIPE"
+  [ "$TIED" = 1 ] || { [ "$OUTPUT" = learned ] && [[ "${SOFTMAX_OPTIONS[*]-}" == *--share-* ]]; } ||
+    die "TIED must be 1 where no learned table is shared with embeddings, as with RECIPE $RECIPE of $SET, but is $TIED; leave it out"
   mkdir -p "$OUT_DIR"
   OUT_DIR=$(absolute "$OUT_DIR")
   PREP_DIR=${PREP_DIR:-"$OUT_DIR/prep"}

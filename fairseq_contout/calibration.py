@@ -1,51 +1,16 @@
 """Fitting the scale τ of a score to validation data by likelihood."""
 
 import math
-from typing import Iterator, Optional, Tuple
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
 
-#: Candidate scales, 2^-6 … 2^12 in steps of √2: from nearly uniform to nearly arg max, for logits
-#: between those of a cosine (at most 1) and those of a dot product (hundreds).
-GRID = torch.pow(2.0, torch.arange(-12, 25, dtype=torch.float64) / 2)
-
-
-#: Squarings after which powers are computed anew: each doubles their rounding error.
-_SQUARINGS = 3
-
-
-def grid_powers(below: Tensor) -> Iterator[Tuple[int, Tensor]]:
-    """Yield the place of each scale τ of the grid, and exp(τ x), ``(N, V)``, which is overwritten.
-
-    A scale is twice the one two places before it, and exp(2 x) = exp(x)²: most powers are squares
-    of others, which take a fraction of the time.
-
-    Args:
-        below: x, 0 at most, ``(N, V)``.
-    """
-    scales = GRID.tolist()
-    span = 2 * (1 + _SQUARINGS)
-    for start in range(0, len(scales), span):
-        for first in range(start, min(start + 2, len(scales))):
-            powers = (below * scales[first]).exp_()
-            for i in range(first, min(start + span, len(scales)), 2):
-                if i > first:
-                    powers.square_()
-                yield i, powers
-
-
-def grid_log_sum_exp(logits: Tensor) -> Tensor:
-    """Return log Σ_w exp(τ logit_w) for each scale τ of the grid: ``(N, V)`` → ``(G, N)``."""
-    best = logits.max(dim=1, keepdim=True).values
-    found, scales = [None] * len(GRID), GRID.tolist()
-    for i, powers in grid_powers(logits - best):
-        found[i] = powers.sum(dim=1).log() + scales[i] * best.squeeze(1)
-    return torch.stack(found)
+from fairseq_contout.scale_grid import FINE_GRID, GRID, PARTS, grid_log_sum_exp
 
 
 def grid_nll(logits: Tensor, target: Tensor, log_sums: Optional[Tensor] = None) -> Tensor:
-    """Sum -log softmax(τ logits)[target] over tokens, for each scale τ of the grid.
+    """Sum -log softmax(τ logits)[target] over tokens, for each scale τ of FINE_GRID.
 
     Args:
         logits: logits at scale 1, ``(N, V)``.
@@ -53,11 +18,11 @@ def grid_nll(logits: Tensor, target: Tensor, log_sums: Optional[Tensor] = None) 
         log_sums: what :func:`grid_log_sum_exp` returned; computed when None.
 
     Returns:
-        float64 sums in nats on the CPU, ``(G,)``.
+        float64 sums in nats on the CPU, ``(F,)``.
     """
     log_sums = grid_log_sum_exp(logits) if log_sums is None else log_sums
     positive = logits.gather(1, target.unsqueeze(1)).squeeze(1)
-    scales = GRID.to(device=logits.device, dtype=logits.dtype).unsqueeze(1)
+    scales = FINE_GRID.to(logits).unsqueeze(1)
     return (log_sums - scales * positive).double().sum(dim=1).cpu()
 
 
@@ -66,7 +31,7 @@ BINS = 15
 
 
 def grid_bins(logits: Tensor, target: Tensor, log_sums: Optional[Tensor] = None) -> Tensor:
-    """Sort predictions by their confidence, max_w p(w), for each scale τ of the grid.
+    """Sort predictions by their confidence, max_w p(w), for each scale τ of FINE_GRID.
 
     Args:
         logits: logits at scale 1, ``(N, V)``.
@@ -74,14 +39,14 @@ def grid_bins(logits: Tensor, target: Tensor, log_sums: Optional[Tensor] = None)
         log_sums: what :func:`grid_log_sum_exp` returned; computed when None.
 
     Returns:
-        float64 on the CPU, ``(G, BINS, 3)``: number of predictions, sum of their confidence, and
+        float64 on the CPU, ``(F, BINS, 3)``: number of predictions, sum of their confidence, and
         number of right ones, in each interval. Sums over batches add up.
     """
     log_sums = grid_log_sum_exp(logits) if log_sums is None else log_sums
     best, found = logits.max(dim=1)
     right = found.eq(target).double().cpu()
-    bins = torch.zeros(len(GRID), BINS, 3, dtype=torch.float64)
-    for i, scale in enumerate(GRID.to(device=logits.device, dtype=logits.dtype)):
+    bins = torch.zeros(len(FINE_GRID), BINS, 3, dtype=torch.float64)
+    for i, scale in enumerate(FINE_GRID.to(logits)):
         confidence = (scale * best - log_sums[i]).exp().double().cpu()
         interval = (confidence * BINS).long().clamp(max=BINS - 1)
         values = torch.stack((torch.ones_like(right), confidence, right), dim=1)
@@ -99,6 +64,26 @@ def calibration_error(bins: Tensor) -> float:
     """
     count, confidence, right = bins.unbind(dim=-1)
     return float((confidence - right).abs().sum() / count.sum())
+
+
+def lowest_fine(sums: Tensor) -> Tuple[float, float]:
+    """Return where in FINE_GRID a parabola through the lowest sums is lowest, and its value there.
+
+    Args:
+        sums: ``(F,)``.
+    """
+    sums = sums.to("cpu", torch.float64)
+    place = int(sums.argmin())
+    if place in (0, len(sums) - 1):
+        return place, float(sums[place])
+    left, middle, right = sums[place - 1 : place + 2].tolist()
+    step = vertex(left, middle, right)
+    return place + step, middle - 0.25 * (left - right) * step
+
+
+def kept_sums(sums: Tensor) -> Tensor:
+    """Return those sums over FINE_GRID that a checkpoint keeps: ``(…, F)`` → ``(…, G)``."""
+    return sums[..., ::PARTS]
 
 
 def grid_place(scale: float) -> Tuple[int, float]:
@@ -187,8 +172,9 @@ class ScaleCalibration:
     batched, and averaging the sums of several checkpoints is meaningful.
     """
 
-    #: of the sums
+    #: of the sums, and of those of a batch
     shape: Tuple[int, ...] = (len(GRID),)
+    fine_shape: Tuple[int, ...] = (len(FINE_GRID),)
 
     def __init__(self):
         self.tokens = 0.0
@@ -199,8 +185,8 @@ class ScaleCalibration:
         self.__init__()
 
     def add(self, sums: Tensor, tokens: int):
-        """Add the sums ``(G,)`` that :func:`grid_nll` returned for some tokens."""
-        self.sums += sums
+        """Add the sums ``(F,)`` that :func:`grid_nll` returned for some tokens."""
+        self.sums += kept_sums(sums)
         self.tokens += tokens
 
     def state(self) -> Tensor:

@@ -13,28 +13,28 @@ from torch import Tensor
 
 from fairseq_contout.calibration import (
     BINS,
-    GRID,
     ScaleCalibration,
+    calibration_error,
     grid_place,
-    grid_powers,
     lowest_between,
-    lowest_point,
+    lowest_fine,
     vertex,
 )
+from fairseq_contout.scale_grid import FINE_GRID, GRID, below_best, between, grid_powers
 
 #: Candidate weights β, evenly spaced. 0 must be the first: it leaves the prior out. 1 is Bayes'
 #: rule, where exp(τ s(h, w)) is in proportion to the density of h given w.
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_SHAPE = (len(WEIGHTS), len(GRID))
+_SHAPE, _FINE_SHAPE = (len(WEIGHTS), len(GRID)), (len(WEIGHTS), len(FINE_GRID))
 
 
 class PriorScores(NamedTuple):
-    """What a batch says about each weight β (B of them) and each scale τ (G).
+    """What a batch says about each weight β (B of them) and each scale τ of FINE_GRID (F).
 
     Attributes:
-        nll: sums of -log p(target) in nats, float64 on the CPU, ``(B, G)``.
+        nll: sums of -log p(target) in nats, float64 on the CPU, ``(B, F)``.
         bins: as :func:`fairseq_contout.calibration.grid_bins`, of the likeliest word under each β
-            and τ, ``(B, G, BINS, 3)``.
+            and τ, ``(B, F, BINS, 3)``.
     """
 
     nll: Tensor
@@ -42,17 +42,16 @@ class PriorScores(NamedTuple):
 
 
 def prior_grid_scores(logits: Tensor, target: Tensor, log_prior: Tensor) -> PriorScores:
-    """Score targets for each weight β and each scale τ of the grid.
+    """Score targets for each weight β and each scale τ of FINE_GRID.
 
     Args:
         logits: logits at scale 1, ``(N, V)``, -inf where a word is never emitted.
         target: token indices ``(N,)``.
         log_prior: log π of the words, finite, ``(V,)``.
     """
-    log_prior, scales = log_prior.to(logits), GRID.tolist()
-    weights = logits.new_tensor(WEIGHTS)
-    top = logits.max(dim=1, keepdim=True).values  # N x 1
-    shares = (log_prior.unsqueeze(1) * weights).exp()  # V x B
+    log_prior, weights = log_prior.to(logits), logits.new_tensor(WEIGHTS)
+    below, top = below_best(logits)
+    sums = _log_sums(below, (log_prior.unsqueeze(1) * weights).exp())
     own = logits.gather(1, target.unsqueeze(1))
     own_prior = log_prior[target].unsqueeze(1) * weights  # N x B
     # of words that are equally frequent the one with the largest logit is ahead for all β and τ
@@ -60,15 +59,26 @@ def prior_grid_scores(logits: Tensor, target: Tensor, log_prior: Tensor) -> Prio
     ahead = logits.new_full((len(logits), len(levels)), -torch.inf)
     ahead = ahead.scatter_reduce_(1, group.expand_as(logits), logits, "amax")
     bias = levels.unsqueeze(1) * weights  # levels x B
-    nll = torch.zeros(_SHAPE, dtype=torch.float64)
-    bins = torch.zeros(*_SHAPE, BINS, 3, dtype=torch.float64)
-    for i, powers in grid_powers(logits - top):
-        total = (powers @ shares).log() + scales[i] * top  # N x B
-        positive = scales[i] * own + own_prior
+    nll = torch.zeros(_FINE_SHAPE, dtype=torch.float64)
+    bins = torch.zeros(*_FINE_SHAPE, BINS, 3, dtype=torch.float64)
+    for i, scale in enumerate(FINE_GRID.tolist()):
+        total = sums[i] + scale * top  # N x B
+        positive = scale * own + own_prior
         nll[:, i] = (total - positive).double().sum(dim=0).cpu()
-        best = torch.stack([(scales[i] * ahead + column).amax(dim=1) for column in bias.t()], dim=1)
+        best = torch.stack([(scale * ahead + column).amax(dim=1) for column in bias.t()], dim=1)
         bins[:, i] = _bins((best - total).exp().double().cpu(), positive.ge(best).double().cpu())
     return PriorScores(nll, bins)
+
+
+def _log_sums(below: Tensor, shares: Tensor) -> Tensor:
+    # log Σ_w share_w exp(τ x_w) for each τ of FINE_GRID: x (N, V), shares (V, B) → (F, N, B)
+    values = below.new_empty(len(GRID), len(below), shares.size(1))
+    slopes, scales = torch.empty_like(values), GRID.tolist()
+    for i, powers in grid_powers(below):
+        total = powers @ shares
+        values[i] = total.log()
+        slopes[i] = scales[i] * ((powers * below) @ shares) / total
+    return between(values, slopes)
 
 
 def _bins(confidence: Tensor, right: Tensor) -> Tensor:
@@ -99,33 +109,32 @@ def lowest_pair(sums: Tensor) -> Tuple[float, float]:
 
 
 def lowest_sum(sums: Tensor) -> float:
-    """Return the sum at the scale that is fitted, ``(G,)``, or at scale and weight, ``(B, G)``."""
+    """Return the lowest sum: over FINE_GRID, ``(F,)``, or over weights, too, ``(B, F)``."""
     if sums.dim() == 1:
-        return lowest_between(sums)[2]
-    values = [lowest_between(row)[2] for row in sums]
+        return lowest_fine(sums)[1]
+    values = [lowest_fine(row)[1] for row in sums]
     place, step = _lowest(values)
     left, middle, right = values[place - 1 : place + 2]
     return middle + 0.5 * (right - left) * step + 0.5 * (left - 2 * middle + right) * step**2
 
 
-def fitted_bins(sums: Tensor, bins: Tensor) -> Tensor:
-    """Return confidence and accuracy at the scale and the weight that are fitted: ``(BINS, 3)``.
+def fitted_error(sums: Tensor, bins: Tensor) -> float:
+    """Return the expected calibration error at the likeliest scale, 0..1.
 
-    Between two points of the grid the intervals of both are mixed.
+    It is interpolated between the two points of FINE_GRID around it, 9 % apart. With weights it is
+    under the likeliest of :data:`WEIGHTS`.
 
     Args:
-        sums: ``(G,)``, or with weights ``(B, G)``.
-        bins: ``(G, BINS, 3)``, or ``(B, G, BINS, 3)``.
+        sums: ``(F,)``, or with weights ``(B, F)``.
+        bins: ``(F, BINS, 3)``, or ``(B, F, BINS, 3)``.
     """
-    if sums.dim() == 1:
-        scale = lowest_point(sums)
-    else:
-        scale, weight = lowest_pair(sums)
-        place = weight / WEIGHTS[1]
-        before = min(int(place), len(WEIGHTS) - 2)
-        bins = torch.lerp(bins[before], bins[before + 1], place - before)
-    before, way = grid_place(scale)
-    return torch.lerp(bins[before], bins[before + 1], way)
+    if sums.dim() == 2:
+        likeliest = int(sums.amin(dim=1).argmin())
+        sums, bins = sums[likeliest], bins[likeliest]
+    place = lowest_fine(sums)[0]
+    before = min(int(place), len(bins) - 2)
+    way = place - before
+    return (1 - way) * calibration_error(bins[before]) + way * calibration_error(bins[before + 1])
 
 
 def lowest_weight(sums: Tensor, scale: float) -> float:
@@ -152,14 +161,14 @@ class PriorCalibration(ScaleCalibration):
     Sums add up as those of :class:`~fairseq_contout.calibration.ScaleCalibration` do.
     """
 
-    shape = _SHAPE
+    shape, fine_shape = _SHAPE, _FINE_SHAPE
 
     def __init__(self):
         super().__init__()
         self._pair = None  # fitted once: each step of decoding asks for it
 
     def add(self, sums: Tensor, tokens: int):
-        """Add the sums ``(B, G)`` of :func:`prior_grid_scores` for some tokens."""
+        """Add the sums ``(B, F)`` of :func:`prior_grid_scores` for some tokens."""
         self._pair = None
         super().add(sums, tokens)
 

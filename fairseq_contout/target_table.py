@@ -15,12 +15,12 @@ from fairseq_contout.calibration import (
     BINS,
     ScaleCalibration,
     grid_bins,
-    grid_log_sum_exp,
     grid_nll,
 )
 from fairseq_contout.candidates import Candidates, find_candidates
 from fairseq_contout.prior import WithPrior
 from fairseq_contout.prior_calibration import prior_grid_scores, without_prior
+from fairseq_contout.scale_grid import grid_log_sum_exp
 from fairseq_contout.scores import DEFAULT_SCALE, Query, check_score, make_query
 from fairseq_contout.searchers import ExactSearch
 from fairseq_contout.symbols import (
@@ -57,8 +57,8 @@ class ValidationScores(NamedTuple):
 
     Attributes:
         correct: number of predictions whose nearest row is the target.
-        nll: sums of -log p(target) in nats for each scale of the calibration's grid, ``(G,)``,
-            estimated from a sample of the tokens; with a prior ``(B, G)``, and bins likewise.
+        nll: sums of -log p(target) in nats for each scale of FINE_GRID, ``(F,)``, estimated from
+            a sample of the tokens; with a prior ``(B, F)``, and bins likewise.
         bins: confidence and accuracy for each scale, :func:`fairseq_contout.calibration.grid_bins`,
             from the same sample.
     """
@@ -260,7 +260,7 @@ class TargetTable(WithPrior, nn.Module):
             target: their tokens ``(N,)``.
         """
         correct = torch.zeros((), dtype=torch.long, device=hidden.device)
-        nll = torch.zeros(self.calibration.shape, dtype=torch.float64)
+        nll = torch.zeros(self.calibration.fine_shape, dtype=torch.float64)
         bins = torch.zeros(*nll.shape, BINS, 3, dtype=torch.float64)
         # Drawn, always alike for a number of tokens: evenly spaced ones would stand at a few places
         # of the sentences only, since these have one length in many batches.

@@ -5,10 +5,10 @@ from argparse import Namespace
 import torch
 from factory import make_batch, make_dictionary, make_model, make_table
 
-from fairseq_contout.calibration import GRID
 from fairseq_contout.learned_table import LearnedTable
 from fairseq_contout.lexicon_file import Lexicon, save_lexicon
 from fairseq_contout.prior_calibration import WEIGHTS
+from fairseq_contout.scale_grid import GRID
 from fairseq_contout.search_options import SearchOptions
 from fairseq_contout.tasks.continuous_translation import (
     ContinuousTranslationConfig,

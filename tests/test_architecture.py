@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "fairseq_contout"
 FLOORS = {
     "vmf": 0, "vmf_series": 0, "losses": 0, "scores": 0, "calibration": 0, "table_file": 0,
-    "compat": 0, "messages": 0, "symbols": 0, "prior": 0, "prior_calibration": 0,
+    "compat": 0, "messages": 0, "symbols": 0, "prior": 0, "prior_calibration": 0, "scale_grid": 0,
     "sampling": 0, "dispersion": 0, "files": 0, "lexicon_file": 0,
     "target_table": 1, "learned_table": 1, "kept_table": 1, "knn": 1, "searchers": 1,
     "search_options": 1, "candidates": 1, "approximate": 1, "faiss_index": 1, "shortlist": 1,

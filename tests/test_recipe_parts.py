@@ -420,20 +420,36 @@ def test_a_learned_table_is_tied_or_of_its_own_dimension(tied, words, shared):
     assert f" --target-table learned {shared} --encoder-layers" in done.stdout
 
 
-@pytest.mark.parametrize("tied, vectors", [(1, ""), (0, "of-en")])
-def test_embeddings_beside_a_table_of_its_own_begin_with_vectors(tied, vectors):
+@pytest.mark.parametrize(
+    "tied, words, vectors",
+    [(1, "bpe", ","), (0, "bpe", "of-en,"), (1, "none", "of-de,"), (0, "none", "of-de,of-en")],
+)
+def test_embeddings_beside_a_table_of_its_own_begin_with_vectors(tied, words, vectors):
     script = (
         f'. "{REPOSITORY}/examples/lib.sh"; SOURCE_LANG=de TARGET_LANG=en TABLE=t ENCODER_VECTORS= '
-        f'DECODER_VECTORS= INITIAL=table OUTPUT=learned VECTORS= TIED={tied}; . "$LIB/small.sh"; '
+        f"DECODER_VECTORS= INITIAL=table OUTPUT=learned VECTORS= TIED={tied} "
+        f'SUBWORD_METHOD={words}; . "$LIB/small.sh"; '
         "export_inputs() { EXPORTED=of-$1; }; prepare_inputs; "
         'echo "$ENCODER_VECTORS,$DECODER_VECTORS"'
     )
     done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, f"{vectors},\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, f"{vectors}\n"), done.stderr
+
+
+def test_a_table_of_its_own_is_part_of_the_command():
+    script = (
+        f'export TIED=0; . "{REPOSITORY}/examples/lib.sh"; SET=demo RECIPE=best EXTRA=(); '
+        "recipe_command"
+    )
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True)
+    assert "TIED=0 " in done.stdout
 
 
 def test_whether_a_table_is_tied_is_checked(tmp_path):
     assert "TIED must be 1 or 0, but is no" in error(run("demo", "best", tmp_path, TIED="no"))
+    for recipe in ("softmax", "best-frozen"):
+        refused = error(run("multi30k.de-en", recipe, tmp_path, TIED="0"))
+        assert f"as with RECIPE {recipe} of multi30k.de-en, but is 0; leave it out" in refused
     refused = error(run("multi30k.de-en", "pretrained", tmp_path, TIED="0"))
     assert "TIED must be 1 with RECIPE pretrained" in refused
     refused = error(run("wikitext-2", "best", tmp_path, TIED="0"))

@@ -8,7 +8,8 @@ from factory import SCORES, make_dictionary, make_rows, make_table
 from safetensors.torch import save_file
 
 from fairseq_contout import target_table
-from fairseq_contout.calibration import GRID, grid_nll, lowest_between, lowest_point
+from fairseq_contout.calibration import grid_nll, kept_sums, lowest_between, lowest_point
+from fairseq_contout.scale_grid import FINE_GRID, GRID
 from fairseq_contout.target_table import (
     TargetTable,
     dictionary_signature,
@@ -252,7 +253,7 @@ def test_all_tokens_calibrate_a_small_table():
     table, hidden, target = planted(5.0, count=1500)
     found = table.validate(hidden, target)
     expected = grid_nll(naive_logits(table, hidden, 1.0)[:, 2:], target - 2)
-    torch.testing.assert_close(found.nll[4:24], expected[4:24], rtol=1e-4, atol=0)
+    torch.testing.assert_close(found.nll[16:96], expected[16:96], rtol=1e-4, atol=0)
     assert table.calibration.tokens == 1500
 
 
@@ -267,8 +268,8 @@ def test_validation_counts_nearest_neighbours(few_sampled):
         reduction="mean",
     )
     at_one = 1500 * at_one.item()  # the sample stands for the batch
-    assert found.nll[GRID.tolist().index(1.0)].item() == pytest.approx(at_one, rel=1e-5)
-    assert found.bins[:, :, 0].sum(dim=1).tolist() == pytest.approx([1500] * len(GRID))
+    assert found.nll[FINE_GRID.tolist().index(1.0)].item() == pytest.approx(at_one, rel=1e-5)
+    assert found.bins[:, :, 0].sum(dim=1).tolist() == pytest.approx([1500] * len(FINE_GRID))
 
 
 def test_batches_count_by_their_tokens(few_sampled):
@@ -281,12 +282,12 @@ def test_batches_count_by_their_tokens(few_sampled):
         table.validate(hidden[part], target[part])
     logits = naive_logits(table, hidden, 1.0)[:, 2:].double()
     exact = torch.stack(
-        [torch.nn.functional.cross_entropy(scale * logits, target - 2) for scale in GRID]
+        [torch.nn.functional.cross_entropy(scale * logits, target - 2) for scale in FINE_GRID]
     )
     assert table.calibration.tokens == 4200
     found = table.calibration.sums / 4200
-    torch.testing.assert_close(found[10:20], exact[10:20], rtol=0.03, atol=0)
-    assert table.scale == pytest.approx(lowest_point(exact), rel=0.05)
+    torch.testing.assert_close(found[10:20], kept_sums(exact)[10:20], rtol=0.03, atol=0)
+    assert table.scale == pytest.approx(lowest_point(kept_sums(exact)), rel=0.05)
     # with equal weights it would be another scale
     equal = torch.stack(
         [
@@ -303,9 +304,9 @@ def test_batches_count_by_their_tokens(few_sampled):
 def test_grid_sums_are_likelihoods_and_the_lowest_point_is_between_points():
     logits, target = torch.randn(20, 7), torch.randint(7, (20,))
     sums = grid_nll(logits, target)
-    for i in (0, 12, len(GRID) - 1):
+    for i in (0, 12, 48, len(FINE_GRID) - 1):
         expected = torch.nn.functional.cross_entropy(
-            GRID[i] * logits.double(), target, reduction="sum"
+            FINE_GRID[i] * logits.double(), target, reduction="sum"
         )
         assert sums[i].item() == pytest.approx(expected.item(), rel=1e-4)
     parabola = (GRID.log() - torch.log(torch.tensor(7.3, dtype=torch.float64))).pow(2)
@@ -330,7 +331,7 @@ def test_the_lowest_likelihood_is_that_of_the_best_scale(scale):
     fine = {at: nll(at) for at in (scale / 8 * 1.004**i for i in range(800))}
     best = min(fine, key=fine.get)
     assert min(fine) < best < max(fine)
-    sums = grid_nll(logits, target)
+    sums = kept_sums(grid_nll(logits, target))
     found = lowest_between(sums)[2]
     assert lowest_point(sums) == pytest.approx(best, rel=0.01)
     assert found / 400 == pytest.approx(fine[best] / 400, abs=0.004)
@@ -344,7 +345,7 @@ def test_sure_and_right_predictions_have_no_negative_loss(wrong):
     logits[:, 3] = 1
     target = torch.full((300,), 3)
     logits[:wrong, 4], target[:wrong] = 0.97, 4
-    sums = grid_nll(logits, target)
+    sums = kept_sums(grid_nll(logits, target))
     value = lowest_between(sums)[2]
     fine = min(
         torch.nn.functional.cross_entropy(2 ** (i / 50) * logits, target, reduction="sum").item()

@@ -5,9 +5,9 @@ from typing import Any, Dict, List
 
 from fairseq.logging import metrics
 
-from fairseq_contout.calibration import calibration_error
+from fairseq_contout.calibration import kept_sums
 from fairseq_contout.criterions.monitor import MONITORS
-from fairseq_contout.prior_calibration import fitted_bins, lowest_pair, lowest_sum
+from fairseq_contout.prior_calibration import fitted_error, lowest_pair, lowest_sum
 
 
 def log_means(logging_outputs: List[Dict[str, Any]], has_concentration: bool) -> None:
@@ -44,11 +44,10 @@ def log_means(logging_outputs: List[Dict[str, Any]], has_concentration: bool) ->
             return lowest / float(meters["_nll_tokens"].sum) / math.log(2)
 
         def error(meters):
-            bins = fitted_bins(meters["_nll_grid"].sum, meters["_bins"].sum)
-            return round(100 * calibration_error(bins), 2)
+            return round(100 * fitted_error(meters["_nll_grid"].sum, meters["_bins"].sum), 2)
 
         def weight(meters):
-            return round(lowest_pair(meters["_nll_grid"].sum)[1], 3)
+            return round(lowest_pair(kept_sums(meters["_nll_grid"].sum))[1], 3)
 
         metrics.log_derived("ece", error)
         metrics.log_derived("nll_loss", lambda meters: round(bits(meters), 3))
