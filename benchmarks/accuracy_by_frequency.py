@@ -63,7 +63,10 @@ def batches(dataset, sentences: int, size: int):
 
 @torch.no_grad()
 def measure(name: str, path: str, arguments) -> list:
-    """Return a row for each subset and bucket of a checkpoint.
+    """Return a row for each subset and bucket of a checkpoint, and one for all buckets.
+
+    ``accuracy`` is in per cent and ``nats`` the mean of -log p; None where a bucket has no tokens.
+    Logits of a batch are held whole, ``(tokens, V)`` in float32: --batch-size bounds them.
 
     Raises:
         ValueError: the model has no pairs of source and target, or a subset has no sentences.
