@@ -96,5 +96,5 @@ def grid_log_sum_exp(logits: Tensor) -> Tensor:
     for i, powers in grid_powers(below):
         total = powers.sum(dim=1)
         values[i] = total.log()
-        slopes[i] = scales[i] * torch.einsum("nv,nv->n", powers, below) / total
+        slopes[i] = scales[i] * torch.linalg.vecdot(powers, below) / total
     return between(values, slopes) + FINE_GRID.to(logits).unsqueeze(1) * best.squeeze(1)
