@@ -44,14 +44,19 @@ def grid_bins(logits: Tensor, target: Tensor, log_sums: Optional[Tensor] = None)
     """
     log_sums = grid_log_sum_exp(logits) if log_sums is None else log_sums
     best, found = logits.max(dim=1)
-    right = found.eq(target).double().cpu()
-    bins = torch.zeros(len(FINE_GRID), BINS, 3, dtype=torch.float64)
-    for i, scale in enumerate(FINE_GRID.to(logits)):
-        confidence = (scale * best - log_sums[i]).exp().double().cpu()
-        interval = (confidence * BINS).long().clamp(max=BINS - 1)
-        values = torch.stack((torch.ones_like(right), confidence, right), dim=1)
-        bins[i].index_add_(0, interval, values)
-    return bins
+    scales = FINE_GRID.to(logits).unsqueeze(1)
+    confidence = (scales * best - log_sums).exp().double().cpu()  # at once: a transfer is a wait
+    return binned(confidence, found.eq(target).double().cpu().expand_as(confidence))
+
+
+def binned(confidence: Tensor, right: Tensor) -> Tensor:
+    """Sort predictions by confidence: ``(R, N)`` and whether they are right → ``(R, BINS, 3)``."""
+    interval = (confidence * BINS).long().clamp(max=BINS - 1)
+    interval = interval + BINS * torch.arange(len(confidence)).unsqueeze(1)
+    values = torch.stack((torch.ones_like(confidence), confidence, right), dim=2)
+    found = torch.zeros(len(confidence) * BINS, 3, dtype=torch.float64)
+    found.index_add_(0, interval.flatten(), values.flatten(0, 1))
+    return found.view(-1, BINS, 3)
 
 
 def calibration_error(bins: Tensor) -> float:
@@ -67,18 +72,13 @@ def calibration_error(bins: Tensor) -> float:
 
 
 def lowest_fine(sums: Tensor) -> Tuple[float, float]:
-    """Return where in FINE_GRID a parabola through the lowest sums is lowest, and its value there.
+    """Return where in FINE_GRID sums are lowest, between its points, and the lowest.
 
     Args:
         sums: ``(F,)``.
     """
-    sums = sums.to("cpu", torch.float64)
-    place = int(sums.argmin())
-    if place in (0, len(sums) - 1):
-        return place, float(sums[place])
-    left, middle, right = sums[place - 1 : place + 2].tolist()
-    step = vertex(left, middle, right)
-    return place + step, middle - 0.25 * (left - right) * step
+    lowest, step, value = _lowest_between(sums, FINE_GRID, 2)
+    return lowest + step, value
 
 
 def kept_sums(sums: Tensor) -> Tensor:
@@ -124,9 +124,13 @@ def lowest_between(values: Tensor) -> Tuple[int, float, float]:
         the place of the lowest value; the step from there to the lowest point, between -1 and 1,
         0 at either end; and the polynomial's value at that point.
     """
+    return _lowest_between(values, GRID, _NEIGHBOURS)
+
+
+def _lowest_between(values: Tensor, grid: Tensor, neighbours: int) -> Tuple[int, float, float]:
     values = values.to("cpu", torch.float64)
     lowest = int(values.argmin())
-    reach = min(_NEIGHBOURS, lowest, len(values) - 1 - lowest)
+    reach = min(neighbours, lowest, len(values) - 1 - lowest)
     if reach == 0:
         return lowest, 0.0, float(values[lowest])
     # above the lowest value: what is common to all would cost digits
@@ -135,17 +139,17 @@ def lowest_between(values: Tensor) -> Tuple[int, float, float]:
     polynomial = torch.linalg.solve(torch.linalg.vander(places), window)
     steps = torch.linspace(-1, 1, 2001, dtype=torch.float64)
     found = torch.linalg.vander(steps / reach, N=len(window)) @ polynomial
-    found = _bounded(found, steps, window)
+    found = _bounded(found, steps, window, float(grid[1] / grid[0]))
     best = min(max(int(found.argmin()), 1), len(steps) - 2)
     further = vertex(*found[best - 1 : best + 2].tolist()) * float(steps[1] - steps[0])
     return lowest, float(steps[best]) + further, float(values[lowest] + found[best])
 
 
-def _bounded(found: Tensor, steps: Tensor, window: Tensor) -> Tensor:
+def _bounded(found: Tensor, steps: Tensor, window: Tensor, ratio: float) -> Tensor:
     """Clamp values at steps from the middle of a window between the bounds of a convex function."""
     middle = len(window) // 2
     places = torch.arange(-middle, middle + 1, dtype=torch.float64)
-    scales, at = (float(GRID[1] / GRID[0]) ** x for x in (places, steps))
+    scales, at = ratio**places, ratio**steps
 
     def line(i):  # through two neighbouring points
         slope = (window[i + 1] - window[i]) / (scales[i + 1] - scales[i])

@@ -14,6 +14,7 @@ from torch import Tensor
 from fairseq_contout.calibration import (
     BINS,
     ScaleCalibration,
+    binned,
     calibration_error,
     grid_place,
     lowest_between,
@@ -59,15 +60,20 @@ def prior_grid_scores(logits: Tensor, target: Tensor, log_prior: Tensor) -> Prio
     ahead = logits.new_full((len(logits), len(levels)), -torch.inf)
     ahead = ahead.scatter_reduce_(1, group.expand_as(logits), logits, "amax")
     bias = levels.unsqueeze(1) * weights  # levels x B
-    nll = torch.zeros(_FINE_SHAPE, dtype=torch.float64)
-    bins = torch.zeros(*_FINE_SHAPE, BINS, 3, dtype=torch.float64)
+    nll, confidence, right = [], [], []
     for i, scale in enumerate(FINE_GRID.tolist()):
         total = sums[i] + scale * top  # N x B
         positive = scale * own + own_prior
-        nll[:, i] = (total - positive).double().sum(dim=0).cpu()
+        nll.append((total - positive).double().sum(dim=0))
         best = torch.stack([(scale * ahead + column).amax(dim=1) for column in bias.t()], dim=1)
-        bins[:, i] = _bins((best - total).exp().double().cpu(), positive.ge(best).double().cpu())
-    return PriorScores(nll, bins)
+        confidence.append((best - total).exp())
+        right.append(positive.ge(best))
+    # F x N x B → one row for each pair of weight and scale; at once, as a transfer is a wait
+    confidence, right = (
+        torch.stack(x).cpu().double().permute(2, 0, 1).flatten(0, 1) for x in (confidence, right)
+    )
+    bins = binned(confidence, right).view(*_FINE_SHAPE, BINS, 3)
+    return PriorScores(torch.stack(nll, dim=1).cpu(), bins)
 
 
 def _log_sums(below: Tensor, shares: Tensor) -> Tensor:
@@ -79,15 +85,6 @@ def _log_sums(below: Tensor, shares: Tensor) -> Tensor:
         values[i] = total.log()
         slopes[i] = scales[i] * ((powers * below) @ shares) / total
     return between(values, slopes)
-
-
-def _bins(confidence: Tensor, right: Tensor) -> Tensor:
-    # confidence and rightness (N, B) → numbers and sums of the intervals (B, BINS, 3)
-    place = (confidence * BINS).long().clamp(max=BINS - 1)
-    place = place + BINS * torch.arange(confidence.size(1))
-    values = torch.stack((torch.ones_like(right), confidence, right), dim=2)
-    found = torch.zeros(confidence.size(1) * BINS, 3, dtype=torch.float64)
-    return found.index_add_(0, place.flatten(), values.flatten(0, 1)).view(-1, BINS, 3)
 
 
 def lowest_pair(sums: Tensor) -> Tuple[float, float]:
@@ -109,13 +106,14 @@ def lowest_pair(sums: Tensor) -> Tuple[float, float]:
 
 
 def lowest_sum(sums: Tensor) -> float:
-    """Return the lowest sum: over FINE_GRID, ``(F,)``, or over weights, too, ``(B, F)``."""
+    """Return the lowest sum, 0 or more: ``(F,)`` over FINE_GRID, ``(B, F)`` over weights, too."""
     if sums.dim() == 1:
-        return lowest_fine(sums)[1]
+        return max(lowest_fine(sums)[1], 0.0)  # rounded, it may be a little less
     values = [lowest_fine(row)[1] for row in sums]
     place, step = _lowest(values)
     left, middle, right = values[place - 1 : place + 2]
-    return middle + 0.5 * (right - left) * step + 0.5 * (left - 2 * middle + right) * step**2
+    value = middle + 0.5 * (right - left) * step + 0.5 * (left - 2 * middle + right) * step**2
+    return max(value, 0.0)
 
 
 def fitted_error(sums: Tensor, bins: Tensor) -> float:

@@ -6,15 +6,25 @@ import math
 import pytest
 import torch
 from factory import SCORES, make_dictionary, make_rows, make_table
+from fairseq.logging import metrics
 from searching import PRIOR_WEIGHT, give_prior, large_table
 
-from fairseq_contout.calibration import BINS, calibration_error, grid_bins, grid_nll, kept_sums
+from fairseq_contout.calibration import (
+    BINS,
+    calibration_error,
+    grid_bins,
+    grid_nll,
+    kept_sums,
+    lowest_fine,
+)
+from fairseq_contout.criterions.logged import log_means
 from fairseq_contout.kept_table import KeptTable
 from fairseq_contout.learned_table import LearnedTable
 from fairseq_contout.prior import KINDS, UnigramPrior, half_circle, unigram_shares
 from fairseq_contout.prior_calibration import (
     WEIGHTS,
     PriorCalibration,
+    fitted_error,
     lowest_pair,
     lowest_sum,
     lowest_weight,
@@ -154,6 +164,40 @@ def test_scale_and_weight_of_the_data_are_found(scale, weight):
     given = 1.3 * scale
     best = min(range(101), key=lambda j: nll(given, j / 100)) / 100
     assert lowest_weight(kept_sums(sums), given) == pytest.approx(best, abs=0.04)
+
+
+def test_what_is_logged_is_at_the_likeliest_scale_and_weight():
+    logits, noise, log_prior = problem(20_000)
+    shares = torch.softmax(5 * logits + 0.75 * log_prior, dim=1)
+    target = torch.multinomial(shares, 1, generator=torch.Generator().manual_seed(1)).squeeze(1)
+    target[::5] = noise[::5]  # what no temperature makes calibrated
+    scores = prior_grid_scores(logits, target, log_prior)
+
+    def error(weight):  # at its likeliest scale, by the definition
+        place = lowest_fine(scores.nll[WEIGHTS.index(weight)])[0]
+        scale = float(FINE_GRID[0]) * 2 ** (place / 8)
+        confidence, found = torch.softmax(scale * logits + weight * log_prior, dim=1).max(dim=1)
+        right, interval = found.eq(target), (confidence * BINS).long()
+        gaps = [
+            (confidence[own].sum() - right[own].sum()).abs()
+            for own in (interval == i for i in range(BINS))
+        ]
+        return 100 * float(sum(gaps)) / len(target)
+
+    count = len(target)
+    log = {"ntokens": count, "sample_size": count, "validated": count}
+    with metrics.aggregate(new_root=True) as aggregator:
+        for nll, bins in ((scores.nll, scores.bins), (torch.zeros_like(x) for x in scores)):
+            log_means([{**log, "nll_grid": nll, "bins": bins}], has_concentration=False)
+    values = aggregator.get_smoothed_values()
+    weight = lowest_pair(kept_sums(scores.nll))[1]
+    assert values["prior_weight"] == pytest.approx(weight, abs=5e-4)
+    likeliest = min(WEIGHTS, key=lambda x: scores.nll[WEIGHTS.index(x)].min())
+    assert likeliest > 0 and abs(weight - likeliest) < 0.13
+    assert values["ece"] == pytest.approx(error(likeliest), abs=0.2)
+    others = [error(x) for x in WEIGHTS if x != likeliest]
+    assert min(abs(x - error(likeliest)) for x in others) > 0.5, (error(likeliest), others)
+    assert fitted_error(scores.nll, scores.bins) == pytest.approx(values["ece"] / 100, abs=1e-4)
 
 
 def test_a_scale_beyond_the_grid_takes_its_end():

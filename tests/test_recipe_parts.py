@@ -454,3 +454,16 @@ def test_whether_a_table_is_tied_is_checked(tmp_path):
     assert "TIED must be 1 with RECIPE pretrained" in refused
     refused = error(run("wikitext-2", "best", tmp_path, TIED="0"))
     assert "TIED must be 1 for a language model" in refused
+
+
+def test_a_set_that_shares_no_embeddings_has_no_table_to_untie(tmp_path):
+    script = (
+        f'. "{REPOSITORY}/examples/lib.sh"; SET=x SOURCE_LANG=de TARGET_LANG=en; '
+        '. "$LIB/small.sh"; SOFTMAX_OPTIONS=(); recipe_main best "$1"'
+    )
+    command = ["bash", "-euc", script, "-", tmp_path / "out"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "TIED": "0"}
+    )
+    assert "as with RECIPE best of x, but is 0; leave it out" in error(done)
+    assert not (tmp_path / "out").exists()

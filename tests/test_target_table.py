@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from fairseq_contout import target_table
 from fairseq_contout.calibration import grid_nll, kept_sums, lowest_between, lowest_point
+from fairseq_contout.prior_calibration import lowest_sum
 from fairseq_contout.scale_grid import FINE_GRID, GRID
 from fairseq_contout.target_table import (
     TargetTable,
@@ -338,21 +339,25 @@ def test_the_lowest_likelihood_is_that_of_the_best_scale(scale):
     assert nll(lowest_point(sums)) <= fine[best] * 1.0001
 
 
+@pytest.mark.parametrize("words", [20, 6000])
 @pytest.mark.parametrize("wrong", [0, 1, 5])
-def test_sure_and_right_predictions_have_no_negative_loss(wrong):
+def test_sure_and_right_predictions_have_no_negative_loss(wrong, words):
     """The sums fall steeply and stay near 0, where a polynomial would go below it."""
-    logits = torch.zeros(300, 20, dtype=torch.float64)
+    logits = torch.zeros(300, words)
     logits[:, 3] = 1
     target = torch.full((300,), 3)
     logits[:wrong, 4], target[:wrong] = 0.97, 4
-    sums = kept_sums(grid_nll(logits, target))
-    value = lowest_between(sums)[2]
-    fine = min(
-        torch.nn.functional.cross_entropy(2 ** (i / 50) * logits, target, reduction="sum").item()
-        for i in range(-100, 600)
-    )
-    assert 0 <= value <= sums.min()
-    assert value == pytest.approx(fine, rel=0.03, abs=1e-6)
+    sums = grid_nll(logits, target)
+    distinct = logits[[0, -1]].double()  # predictions: those that are wrong, and the others
+
+    def nll(scale):
+        lprobs = torch.log_softmax(scale * distinct, dim=1)
+        return -(wrong * lprobs[0, 4 if wrong else 3] + (300 - wrong) * lprobs[1, 3]).item()
+
+    fine = min(nll(2 ** (i / 50)) for i in range(-100, 600))
+    for value in (lowest_between(kept_sums(sums))[2], lowest_sum(sums)):
+        assert -1e-6 <= value <= kept_sums(sums).min()
+    assert 0 <= lowest_sum(sums) == pytest.approx(fine, rel=0.04, abs=1e-6)
 
 
 def test_state_keeps_rows_scale_and_signature():
