@@ -51,12 +51,12 @@ def grid_bins(logits: Tensor, target: Tensor, log_sums: Optional[Tensor] = None)
 
 def binned(confidence: Tensor, right: Tensor) -> Tensor:
     """Sort predictions by confidence: ``(R, N)`` and whether they are right → ``(R, BINS, 3)``."""
-    interval = (confidence * BINS).long().clamp(max=BINS - 1)
-    interval = interval + BINS * torch.arange(len(confidence)).unsqueeze(1)
-    values = torch.stack((torch.ones_like(confidence), confidence, right), dim=2)
-    found = torch.zeros(len(confidence) * BINS, 3, dtype=torch.float64)
-    found.index_add_(0, interval.flatten(), values.flatten(0, 1))
-    return found.view(-1, BINS, 3)
+    interval = (confidence * BINS).long().clamp_(max=BINS - 1)
+    interval += BINS * torch.arange(len(confidence)).unsqueeze(1)
+    interval, size = interval.flatten(), len(confidence) * BINS
+    sums = [interval.bincount(values.flatten(), size) for values in (confidence, right)]
+    number = interval.bincount(minlength=size).to(confidence)
+    return torch.stack((number, *sums), dim=1).view(-1, BINS, 3)
 
 
 def calibration_error(bins: Tensor) -> float:
