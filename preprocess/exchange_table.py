@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout needs no installation
 
 import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402, N812
 
 from preprocess.common import (  # noqa: E402
     Parser,
@@ -26,7 +27,8 @@ from preprocess.common import (  # noqa: E402
 #: And the parts that a training left as they are, which may be no parts any more.
 _FORGOTTEN = (
     "table_init", "table_dim", "table_ema", "table_lr_scale", "stop_gradient_targets",
-    "table_storage", "share_all_embeddings", "share_decoder_input_output_embed", "freeze",
+    "table_storage", "share_all_embeddings", "share_decoder_input_output_embed",
+    "freeze", "fix_norm",
 )  # fmt: skip
 _READER = "decoder.embed_tokens."
 _SIDES = "source", "target"
@@ -109,20 +111,27 @@ def load_exchanged(args, checkpoint):
     return models[0], task
 
 
+def _as_read(embedding, options):
+    # what those who share it with the table make of the parameter
+    if getattr(options, "fix_norm", None):
+        return F.normalize(embedding, dim=-1)
+    return embedding * (getattr(options, "table_lr_scale", None) or 1.0)
+
+
 def model_state(model, options, words: int) -> dict:
     """Return a model's tensors under the names of a model that is trained with the new table."""
     state, reader = model.state_dict(), model.decoder.embed_tokens
-    scale = getattr(options, "table_lr_scale", None) or 1.0
     if f"{_READER}projection.weight" in state:
         return state
     tied = any(getattr(options, name, False) for name in _FORGOTTEN if name.startswith("share_"))
     state = {name: value for name, value in state.items() if not name.startswith(_READER)}
     with torch.no_grad():
         embedding = reader(torch.arange(words))
-    if tied and scale != 1.0:  # as they are read: --table-lr-scale keeps them smaller
-        embedding = embedding * scale
+    if tied:
+        embedding = _as_read(embedding, options)
         if getattr(options, "share_all_embeddings", False):
-            state["encoder.embed_tokens.weight"] = state["encoder.embed_tokens.weight"] * scale
+            name = "encoder.embed_tokens.weight"
+            state[name] = _as_read(state[name], options)
     state[f"{_READER}weight"] = embedding
     return state
 

@@ -92,6 +92,8 @@ def test_it_decodes_as_the_new_table_does(model, corpus, trained, variety, tmp_p
 OTHERS = {
     "shared": "--criterion contrastive --target-table learned --share-all-embeddings "
     "--share-decoder-input-output-embed --table-lr-scale 0.5 --table-ema 0.9",
+    "directions": "--criterion contrastive --target-table learned --share-all-embeddings "
+    "--share-decoder-input-output-embed --fix-norm --table-lr-scale 0.5",
     "encoder": "--criterion cosine --target-table {table} --decoder-input encoder",
     "file": "--criterion cosine --target-table {table} --decoder-input table --table-storage file",
     "part": "--criterion contrastive --target-table learned --decoder-input table "

@@ -113,6 +113,21 @@ def test_a_tied_table_begins_with_the_embeddings(pairs, causal, language_model, 
         torch.testing.assert_close(4 * found["decoder.embed_tokens.weight"], given)
 
 
+def test_embeddings_that_were_read_as_directions(pairs, causal, language_model, tmp_path):
+    """Without --fix-norm their lengths are 1 from now on; with it alone, they would be lost."""
+    theirs = language_model("transformer", "--fix-norm", "--table-lr-scale", "4")
+    given = weights(theirs)["decoder.embed_tokens.weight"]
+    lengths = given.norm(dim=1, keepdim=True)
+    assert lengths[4:].max() < 0.5
+    for name, more in (("plain", []), ("with", ["--fix-norm"])):
+        options = ["--pretrained-decoder", theirs, "--lr", 0, *more]
+        translate(pairs, tmp_path / name, *options)
+        found = weights(tmp_path / name / "checkpoint_last.pt")["decoder.embed_tokens.weight"]
+        torch.testing.assert_close(found, given / lengths.clamp(min=1e-9))
+    with pytest.raises(ValueError, match="fix_norm would read its embeddings as if all were of"):
+        translate(pairs, tmp_path / "lost", "--pretrained-decoder", causal, "--fix-norm")
+
+
 #: what RoBERTa has and fairseq's Transformer has not by itself
 ROBERTA = ["--encoder-learned-pos", "--max-source-positions", "40", "--layernorm-embedding"]
 ROBERTA += ["--no-scale-embedding", "--activation-fn", "gelu"]

@@ -10,6 +10,7 @@ from fairseq_contout.criterions.base import TASK_MARK, ContinuousCriterion
 from fairseq_contout.kept_table import KeptTable, fingerprint
 from fairseq_contout.learned_table import LearnedTable
 from fairseq_contout.models.continuous_output import ContinuousOutput, tie_decoder_input
+from fairseq_contout.models.fix_norm import fix_norms
 from fairseq_contout.models.freezing import freeze_parts
 from fairseq_contout.models.lexical import attach_lexical
 from fairseq_contout.models.options import FROZEN_OPTIONS, LEARNED, TABLE_DTYPES, is_tied
@@ -67,6 +68,7 @@ def build_output(args, task, model, feature_dim: int, reader=None) -> Continuous
         _scale_learning_rate(args, model, reader, table)
     if getattr(args, "sparse_gradients", None):
         _use_sparse_gradients(model, table)
+    fix_norms(args, model, reader)
     return ContinuousOutput(
         feature_dim,
         table,
@@ -113,7 +115,7 @@ def _scale_learning_rate(args, model, reader, table: LearnedTable):
     # A row is a direction, so that a step of a given length turns a shorter parameter further. Who
     # reads the parameter as an embedding multiplies it by embed_scale, which makes up for that.
     readers = []
-    if is_tied(args):
+    if is_tied(args) and not getattr(args, "fix_norm", None):  # who reads directions has them
         readers = [reader]
         if getattr(args, "share_all_embeddings", False):
             readers.append(model.encoder)

@@ -131,7 +131,7 @@ def _new_reader(reader: nn.Module, old, weight: Tensor, index: Tensor, known, di
         vectors = reader.weight[index.to(reader.weight.device)]
         new = ~known.to(vectors.device)
         vectors[new] = length * weight.to(vectors)[new]
-    return nn.Embedding.from_pretrained(vectors, padding_idx=dictionary.pad())
+    return type(reader).from_pretrained(vectors, padding_idx=dictionary.pad())  # or of norm 1
 
 
 def _check_readable(known: Tensor, dictionary):

@@ -80,6 +80,12 @@ def add_continuous_args(parser):
         "optimizer whose steps do not depend on the size of the gradient, such as adam",
     )
     parser.add_argument(
+        "--fix-norm",
+        action="store_true",
+        help="embeddings that a learned table is tied to are read as its rows, of norm 1 "
+        "(FixNorm), so that words cannot grow against their positions",
+    )
+    parser.add_argument(
         "--sparse-gradients",
         action="store_true",
         help="gradients of embeddings and of a learned table hold the rows of the batch alone, so "
@@ -136,17 +142,6 @@ def add_continuous_args(parser):
         choices=KINDS,
         help="in decoding, add to a word's score the logarithm of its share of training's target "
         "tokens, times a weight that is calibrated; seen: all that were targets have one share",
-    )
-
-
-def add_input_args(parser):
-    """Add the options of the input of a language model to its parser."""
-    parser.add_argument(
-        "--input-words",
-        type=int,
-        metavar="N",
-        help="read only the first N symbols of the dictionary, its most frequent; others are read "
-        "as <unk>, but predicted as themselves; by default all are read",
     )
 
 
@@ -210,6 +205,7 @@ def check_options(args):
         "table_ema",
         "table_lr_scale",
         "stop_gradient_targets",
+        "fix_norm",
     ):
         if _is_set(args, option) and not learned:
             raise ValueError(

@@ -5,9 +5,11 @@ from argparse import Namespace
 from typing import Dict, NamedTuple, Optional
 
 import torch
+import torch.nn.functional as F
 from fairseq import checkpoint_utils
 from torch import Tensor, nn
 
+from fairseq_contout.models.fix_norm import reads_directions
 from fairseq_contout.models.options import is_tied
 from fairseq_contout.symbols import has_mask, signature_hex, signature_words
 
@@ -154,6 +156,9 @@ def _load_part(args, flag: str, path, name: str, part: nn.Module):
         embedding = embedding[:-1]  # but that of <mask>
     if is_tied(given.options) and getattr(given.options, "table_lr_scale", None):
         embedding = embedding * given.options.table_lr_scale  # as they are read
+    directions = reads_directions(given.options, "decoder")  # it reads what is tied
+    if directions:
+        embedding = F.normalize(embedding.float(), dim=-1).to(embedding)
     found["embed_tokens.weight"] = embedding
     cross = [key for key in own if "encoder_attn" in key]  # a language model has nothing to read
     problems = []
@@ -168,6 +173,8 @@ def _load_part(args, flag: str, path, name: str, part: nn.Module):
         before, now = getattr(given.options, theirs, None), getattr(args, ours, None)
         if before != now:
             problems.append(f"{theirs} was {before}, and {ours} is {now}")
+    if reads_directions(args, name) and not directions:
+        problems.append("fix_norm would read its embeddings as if all were of norm 1")
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise ValueError(

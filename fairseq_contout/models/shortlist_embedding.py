@@ -35,6 +35,17 @@ class ShortlistEmbedding(nn.Embedding):
         return super().forward(read)
 
 
+def add_input_args(parser):
+    """Add the options of the input of a language model to its parser."""
+    parser.add_argument(
+        "--input-words",
+        type=int,
+        metavar="N",
+        help="read only the first N symbols of the dictionary, its most frequent; others are read "
+        "as <unk>, but predicted as themselves; by default all are read",
+    )
+
+
 def read_fewer_words(args, dictionary, reader):
     """Replace the ``embed_tokens`` of a module as ``--input-words`` says.
 
