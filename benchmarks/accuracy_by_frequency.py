@@ -88,6 +88,11 @@ def measure(name: str, path: str, arguments) -> list:
     for subset in arguments.subset:
         if subset != "train":
             task.load_dataset(subset)
+        if not len(task.dataset(subset)):  # fairseq reads empty text where it is not binarised
+            raise ValueError(
+                f"--subset {subset} must have sentences, but has none in {arguments.data}; leave "
+                "it out"
+            )
         sums = 0
         for sample in batches(task.dataset(subset), arguments.sentences, arguments.batch_size):
             real = sample["target"].ne(dictionary.pad())

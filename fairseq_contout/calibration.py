@@ -50,7 +50,15 @@ def grid_bins(logits: Tensor, target: Tensor, log_sums: Optional[Tensor] = None)
 
 
 def binned(confidence: Tensor, right: Tensor) -> Tensor:
-    """Sort predictions by confidence: ``(R, N)`` and whether they are right → ``(R, BINS, 3)``."""
+    """Sort predictions into intervals of their confidence, each row by itself.
+
+    Args:
+        confidence: 0..1, ``(R, N)``.
+        right: 1 where the prediction is right, else 0, ``(R, N)``.
+
+    Returns:
+        ``(R, BINS, 3)``: number of predictions, sum of their confidence, and number of right ones.
+    """
     interval = (confidence * BINS).long().clamp_(max=BINS - 1)
     interval += BINS * torch.arange(len(confidence)).unsqueeze(1)
     interval, size = interval.flatten(), len(confidence) * BINS
@@ -114,8 +122,7 @@ _NEIGHBOURS = 5
 def lowest_between(values: Tensor) -> Tuple[int, float, float]:
     """Return where the polynomial through the lowest of some values and its neighbours is lowest.
 
-    It is kept between the bounds of a convex function of τ: the chords of neighbouring points, and
-    the secants beyond them.
+    It is kept above the secants of neighbouring points beyond them, as a convex function of τ is.
 
     Args:
         values: at the scales of the grid, ``(G,)``; as many on either side take part, five at most.
@@ -139,28 +146,29 @@ def _lowest_between(values: Tensor, grid: Tensor, neighbours: int) -> Tuple[int,
     polynomial = torch.linalg.solve(torch.linalg.vander(places), window)
     steps = torch.linspace(-1, 1, 2001, dtype=torch.float64)
     found = torch.linalg.vander(steps / reach, N=len(window)) @ polynomial
-    found = _bounded(found, steps, window, float(grid[1] / grid[0]))
+    found = _above_secants(found, steps, window, float(grid[1] / grid[0]))
     best = min(max(int(found.argmin()), 1), len(steps) - 2)
     further = vertex(*found[best - 1 : best + 2].tolist()) * float(steps[1] - steps[0])
     return lowest, float(steps[best]) + further, float(values[lowest] + found[best])
 
 
-def _bounded(found: Tensor, steps: Tensor, window: Tensor, ratio: float) -> Tensor:
-    """Clamp values at steps from the middle of a window between the bounds of a convex function."""
+def _above_secants(found: Tensor, steps: Tensor, window: Tensor, ratio: float) -> Tensor:
+    # Values at steps from the middle of a window of points, and at least those of each secant that
+    # ends where their interval begins. (The chord above them never binds: it is 0 or more, and the
+    # lowest of the values is not.)
     middle = len(window) // 2
-    places = torch.arange(-middle, middle + 1, dtype=torch.float64)
-    scales, at = ratio**places, ratio**steps
+    scales = ratio ** torch.arange(-middle, middle + 1, dtype=torch.float64)
+    at = ratio**steps
 
     def line(i):  # through two neighbouring points
         slope = (window[i + 1] - window[i]) / (scales[i + 1] - scales[i])
         return window[i] + slope * (at - scales[i])
 
-    above = torch.where(steps < 0, line(middle - 1), line(middle))
     below = torch.where(steps < 0, line(middle), line(middle - 1))
     if middle > 1:
         beyond = torch.where(steps < 0, line(middle - 2), line(middle + 1))
         below = torch.maximum(below, beyond)
-    return torch.minimum(torch.maximum(found, below), above)
+    return torch.maximum(found, below)
 
 
 def vertex(left: float, middle: float, right: float) -> float:

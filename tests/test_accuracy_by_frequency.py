@@ -98,13 +98,26 @@ def by_hand(path, data, subset):
     return found
 
 
-def train_softmax(data, folder):
+def train_softmax(data, folder, *more):
     """A short training of fairseq's own transformer, with dropout."""
     options = "--task translation --arch transformer_tiny --criterion label_smoothed_cross_entropy "
     options += "--optimizer adam --lr 0.003 --max-update 40 --batch-size 64 --dropout 0.3 "
     options += "--no-epoch-checkpoints"
-    cli.call("train", data, *options.split(), "--save-dir", folder)
+    cli.call("train", data, *options.split(), "--save-dir", folder, *more)
     return folder / "checkpoint_last.pt"
+
+
+def test_a_subset_without_sentences_is_refused(corpus, tmp_path):
+    for side in ("src", "tgt"):  # --dataset-impl raw
+        (tmp_path / f"dict.{side}.txt").write_text((corpus.data / f"dict.{side}.txt").read_text())
+        (tmp_path / f"train.src-tgt.{side}").write_text((corpus.raw / f"valid.{side}").read_text())
+        (tmp_path / f"valid.src-tgt.{side}").touch()
+    options = ["--dataset-impl", "raw", "--max-update", "1", "--disable-validation"]
+    path = train_softmax(tmp_path, tmp_path / "softmax", *options)
+    command = [sys.executable, SCRIPT, tmp_path, "--run", f"softmax={path}"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"--subset valid must have sentences, but has none in {tmp_path}" in done.stderr
 
 
 def test_a_call(corpus, trained, tmp_path):

@@ -166,6 +166,13 @@ def test_scale_and_weight_of_the_data_are_found(scale, weight):
     assert lowest_weight(kept_sums(sums), given) == pytest.approx(best, abs=0.04)
 
 
+def test_the_lowest_sum_between_weights_is_0_at_least():
+    """The parabola through 1, 0.01 and 0.5 goes below 0, which a likelihood cannot."""
+    sums = torch.tensor([2, 1, 0.01, 0.5, 2]).unsqueeze(1).expand(-1, len(FINE_GRID))
+    assert lowest_sum(sums) == 0
+    assert lowest_sum(sums + 1) == pytest.approx(1 - 0.0112, abs=1e-3)
+
+
 def test_what_is_logged_is_at_the_likeliest_scale_and_weight():
     logits, noise, log_prior = problem(20_000)
     shares = torch.softmax(5 * logits + 0.75 * log_prior, dim=1)
@@ -184,13 +191,23 @@ def test_what_is_logged_is_at_the_likeliest_scale_and_weight():
         ]
         return 100 * float(sum(gaps)) / len(target)
 
-    count = len(target)
-    log = {"ntokens": count, "sample_size": count, "validated": count}
+    halves = [(logits[:10_000], target[:10_000]), (logits[10_000:], target[10_000:])]
     with metrics.aggregate(new_root=True) as aggregator:
-        for nll, bins in ((scores.nll, scores.bins), (torch.zeros_like(x) for x in scores)):
-            log_means([{**log, "nll_grid": nll, "bins": bins}], has_concentration=False)
+        for half in halves:
+            found = prior_grid_scores(*half, log_prior)
+            log = {"ntokens": 10_000, "sample_size": 10_000, "validated": 10_000}
+            log_means([{**log, "nll_grid": found.nll, "bins": found.bins}], has_concentration=False)
     values = aggregator.get_smoothed_values()
-    weight = lowest_pair(kept_sums(scores.nll))[1]
+
+    def bits(scale, weight):
+        loss = torch.nn.functional.cross_entropy(scale * logits + weight * log_prior, target)
+        return loss.item() / math.log(2)
+
+    near, weight = lowest_pair(kept_sums(scores.nll))
+    lowest = min(bits(near * 1.02**i, weight + j / 50) for i in range(-5, 6) for j in range(-5, 6))
+    assert values["nll_loss"] == pytest.approx(lowest, abs=1e-3)
+    assert values["ppl"] == pytest.approx(2**lowest, rel=1e-3)
+    assert min(bits(near * 1.02**i, 0) for i in range(-40, 41)) > lowest + 0.01
     assert values["prior_weight"] == pytest.approx(weight, abs=5e-4)
     likeliest = min(WEIGHTS, key=lambda x: scores.nll[WEIGHTS.index(x)].min())
     assert likeliest > 0 and abs(weight - likeliest) < 0.13

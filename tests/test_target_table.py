@@ -8,7 +8,13 @@ from factory import SCORES, make_dictionary, make_rows, make_table
 from safetensors.torch import save_file
 
 from fairseq_contout import target_table
-from fairseq_contout.calibration import grid_nll, kept_sums, lowest_between, lowest_point
+from fairseq_contout.calibration import (
+    _above_secants,
+    grid_nll,
+    kept_sums,
+    lowest_between,
+    lowest_point,
+)
 from fairseq_contout.prior_calibration import lowest_sum
 from fairseq_contout.scale_grid import FINE_GRID, GRID
 from fairseq_contout.target_table import (
@@ -358,6 +364,22 @@ def test_sure_and_right_predictions_have_no_negative_loss(wrong, words):
     for value in (lowest_between(kept_sums(sums))[2], lowest_sum(sums)):
         assert -1e-6 <= value <= kept_sums(sums).min()
     assert 0 <= lowest_sum(sums) == pytest.approx(fine, rel=0.04, abs=1e-6)
+    # the scale, of the sums that are kept: what docs/decoding.md says of it
+    best = min((2 ** (i / 50) for i in range(-100, 600)), key=nll)
+    if wrong:
+        assert lowest_point(kept_sums(sums)) == pytest.approx(best, rel=0.3)
+
+
+@pytest.mark.parametrize("grid", [GRID, FINE_GRID])
+def test_what_is_linear_in_the_scale_is_its_own_secant(grid):
+    middle, steps = 40 if len(grid) > 60 else 15, torch.linspace(-1, 1, 9, dtype=torch.float64)
+    at = grid[middle] * (grid[1] / grid[0]) ** steps
+    below = torch.full_like(steps, -1e9)
+    for reach in (1, 2, 5):
+        window = 3 - 0.2 * grid[middle - reach : middle + reach + 1].double()
+        found = _above_secants(below, steps, window, float(grid[1] / grid[0]))
+        torch.testing.assert_close(found, 3 - 0.2 * at.double())
+        assert _above_secants(below + 1e10, steps, window, 1.4).gt(1e9).all()
 
 
 def test_state_keeps_rows_scale_and_signature():
