@@ -227,4 +227,4 @@ def test_parts_of_a_state_that_are_there_are_taken(caplog):
     assert "contrastive begins anew, nothing is left out" in caplog.text
     term = make_criterion("contrastive", dictionary, sampled_negatives=8)
     term.load_state_dict(both.state_dict())
-    assert "term begins anew, contrastive, scale is left out" in caplog.text
+    assert "term begins anew, contrastive, observed, scale is left out" in caplog.text

@@ -43,9 +43,17 @@ def dictionary():
     return make_dictionary()
 
 
+def make_hybrid(dictionary, **options):
+    """Return the criterion after a training that has had every word as a target."""
+    criterion = make_criterion("hybrid", dictionary, **{**PLAIN, **options})
+    if criterion.cfg.neighbour_smoothing:
+        criterion.observed.fill_(True)
+    return criterion
+
+
 def by_token(model, sample, dictionary, **given):
     """Losses of the tokens, and what they are of: hidden vectors, tokens, the table."""
-    criterion = make_criterion("hybrid", dictionary, **{**PLAIN, **given})
+    criterion = make_hybrid(dictionary, **given)
     real = sample["target"].ne(dictionary.pad())
     losses = criterion(model, sample, reduce=False)[0][real]
     table = model.decoder.continuous_output.table
@@ -117,7 +125,7 @@ def test_neighbours_stay_while_a_table_learns(tmp_path, dictionary):
     model, _ = make_learned_model(dictionary, criterion="hybrid", table_init=path)
     table = model.decoder.continuous_output.table
     options = {"neighbour_smoothing": 0.3, "neighbours": 3, "neighbour_table": path}
-    criterion = make_criterion("hybrid", dictionary, **options)
+    criterion = make_hybrid(dictionary, **options)
     words = torch.arange(dictionary.nspecial, len(dictionary))
     before, rows = criterion._neighbours(words, table), table.rows(words).clone()
     torch.testing.assert_close(criterion.neighbour_rows[words], rows)
@@ -170,7 +178,7 @@ def test_wonderful_for_marvellous_costs_less_than_badger(tmp_path):
     hidden = hidden + table.rows(torch.tensor([index["wonderful"], index["badger"]]))
 
     def cost(**given):
-        criterion = make_criterion("hybrid", dictionary, **{**PLAIN, **given})
+        criterion = make_hybrid(dictionary, **given)
         return criterion.token_losses(hidden, target, table).tolist()
 
     synonym, animal = cost()
@@ -184,11 +192,62 @@ def test_equal_rows_do_not_push_a_word_among_its_neighbours(tmp_path):
     dictionary, index, rows = synonyms(tmp_path)
     rows[index["badger"]] = rows[index["of"]] = rows[index["marvellous"]]
     table = TargetTable(rows, dictionary, "cosine")
-    criterion = make_criterion("hybrid", dictionary, neighbours=1, neighbour_smoothing=0.1)
+    criterion = make_hybrid(dictionary, neighbours=1, neighbour_smoothing=0.1)
     target = torch.tensor([index[w] for w in ("badger", "of", "marvellous")])
     found, shares = criterion._neighbours(target, table)
     assert found.shape == (3, 1) and shares.eq(1).all()
     assert not found.squeeze(1).eq(target).any()
+
+
+SMOOTHED = {**PLAIN, "neighbours": 4, "neighbour_smoothing": 0.3}
+
+
+def test_neighbours_were_targets_of_the_training(tmp_path, dictionary):
+    """As words of a joined dictionary's other language never are; the batch's own words count."""
+    table = make_model(tmp_path, dictionary, "hybrid").decoder.continuous_output.table
+    criterion = make_criterion("hybrid", dictionary, **SMOOTHED)
+    target, hidden = torch.arange(5, 20, 2), torch.randn(8, table.dim)
+    unseen = torch.arange(dictionary.nspecial, len(dictionary))
+    unseen = unseen[~torch.isin(unseen, target)]
+    plain = make_criterion("hybrid", dictionary, **PLAIN).token_losses(hidden, target, table)
+    criterion.eval()  # validation data tell nothing
+    torch.testing.assert_close(criterion.token_losses(hidden, target, table), plain)
+    assert not criterion.observed.any()
+    criterion.train()
+    first = criterion.token_losses(hidden, target, table)
+    assert criterion.observed.nonzero().flatten().equal(target) and (first - plain).abs().min() > 0
+    found, shares = criterion.eval()._neighbours(target, table)
+    assert found.shape == (8, 4) and torch.isin(found, target).all()
+    assert not found.eq(target.unsqueeze(1)).any()
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(8))
+    # of a word that never was one, too
+    found = criterion._neighbours(unseen, table)[0]
+    assert found.shape == (len(unseen), 4) and torch.isin(found, target).all()
+    # both views of --r-drop and --consistency-weight
+    criterion.train().pair_losses(hidden, hidden, unseen.repeat(2)[:8], table)
+    assert criterion.observed[unseen[:8]].all()
+
+
+def test_words_that_were_targets_go_with_a_checkpoint(tmp_path, dictionary):
+    criterion = make_criterion("hybrid", dictionary, **SMOOTHED)
+    criterion(make_model(tmp_path, dictionary, "hybrid"), make_batch(dictionary))
+    again = make_criterion("hybrid", dictionary, **SMOOTHED)
+    again.load_state_dict(criterion.half().state_dict())
+    assert again.observed.equal(criterion.observed) and 0 < again.observed.sum() < len(dictionary)
+    before = criterion.state_dict()  # a checkpoint of before they were kept
+    del before["observed"]
+    again.load_state_dict(before)
+    assert "observed" not in make_criterion("hybrid", dictionary, **PLAIN).state_dict()
+
+
+@pytest.mark.parametrize("words, neighbours", [(1, 0), (2, 1), (3, 2)])
+def test_as_many_neighbours_as_there_are(words, neighbours, tmp_path, dictionary):
+    table = make_model(tmp_path, dictionary, "hybrid").decoder.continuous_output.table
+    criterion = make_criterion("hybrid", dictionary, **SMOOTHED)
+    target = 5 + torch.arange(8) % words
+    losses = criterion.token_losses(torch.randn(8, table.dim), target, table)
+    assert losses.isfinite().all()
+    assert criterion._neighbours(target, table)[0].shape == (8, neighbours)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from fairseq_contout.criterions.base import (
     ContinuousCriterionConfig,
 )
 from fairseq_contout.criterions.margin import informative_margin, synthetic_margin
-from fairseq_contout.criterions.terms import LearnedScale, r_drop_term
+from fairseq_contout.criterions.terms import LearnedScale, all_tokens, r_drop_term
 from fairseq_contout.losses import (
     contrastive_loss,
     cosine_loss,
@@ -60,8 +60,9 @@ class HybridCriterionConfig(ContinuousCriterionConfig):
     neighbour_smoothing: float = field(
         default=0.0,
         metadata={
-            "help": "probability that a target word gives to its neighbours in a fixed table, so "
-            "that a near-synonym costs less than an unrelated word, 0 <= x < 1"
+            "help": "probability that a target word gives to its neighbours in a fixed table, "
+            "among the words that were targets so far, so that a near-synonym costs less than an "
+            "unrelated word, 0 <= x < 1"
         },
     )
     neighbours: int = field(
@@ -137,14 +138,26 @@ class HybridCriterion(ContinuousCriterion):
         if cfg.neighbour_table is not None:
             rows = load_table(cfg.neighbour_table, task.target_dictionary)
         self.register_buffer("neighbour_rows", rows, persistent=False)
+        if cfg.neighbour_smoothing:
+            # Words that were targets. A joined dictionary has those of the source language, too,
+            # whose vectors may well lie near.
+            seen = torch.zeros(len(task.target_dictionary), dtype=torch.bool)
+            self.register_buffer("observed", seen)
 
     def token_losses(self, hidden, target, table):
+        self._observe(target)
         return self._compare(hidden, target, table)[0]
 
     def pair_losses(self, first, second, target, table):
+        self._observe(target)
         losses, logits = self._compare(first, target, table)
         other_losses, other_logits = self._compare(second, target, table)
         return (losses + other_losses) / 2 + r_drop_term(logits, other_logits, self.cfg)
+
+    def _observe(self, target: Tensor):
+        """Note the words ``(N,)`` of a batch of the training, of all processes."""
+        if self.cfg.neighbour_smoothing and self.training:
+            self.observed[all_tokens(target)] = True
 
     def _compare(self, hidden, target, table):
         # losses (N,), and logits of all rows (N, V)
@@ -161,26 +174,25 @@ class HybridCriterion(ContinuousCriterion):
             near = torch.searchsorted(columns, index)
             term = neighbour_term(logits, positive, near, weights.to(logits.dtype))
             # </s> and <unk> mean nothing: their rows are random, and so would be who is near them
-            term = term.masked_fill(target.lt(table.num_specials), 0)
-            losses = losses + self.cfg.neighbour_smoothing * term
+            alone = target.lt(table.num_specials if index.size(1) else len(self.observed))
+            losses = losses + self.cfg.neighbour_smoothing * term.masked_fill(alone, 0)
         return losses, logits
 
     @torch.no_grad()
     def _neighbours(self, target: Tensor, table):
-        """Find each target's neighbours: rows ``(N, k)`` and their shares ``(N, k)``."""
+        """Find each target's neighbours: rows ``(N, k)`` and their shares ``(N, k)``.
+
+        They are words that were targets; before there are two of them, k is 0.
+        """
         rows = table.rows() if self.neighbour_rows is None else self.neighbour_rows
         rows = rows.to(target.device)  # fairseq-validate does not move a criterion
         distinct, back = target.unique(return_inverse=True)
         query = Query(rows[distinct].float())
-        words = table.emittable.clone()
+        words = table.emittable & self.observed.to(target.device)
         words[: table.num_specials] = False
-        number = int(words.sum())
-        if number < 2:
-            raise ValueError(
-                "--neighbour-smoothing needs a dictionary of two words or more, but it has "
-                f"{number}; leave it out"
-            )
-        count = min(self.cfg.neighbours, number - 1)
+        count = max(min(self.cfg.neighbours, int(words.sum()) - 1), 0)
+        if not count:
+            return target.new_empty(len(target), 0), rows.new_empty(len(target), 0)
         # one more, as the word itself is among them: it is the nearest, unless rows are equal
         found = knn.exact_search(query, rows, count + 1, allowed=words, normalizer=False)
         own = found.indices.eq(distinct.unsqueeze(1))
