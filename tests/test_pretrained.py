@@ -145,6 +145,15 @@ def test_layers_of_a_masked_model(pairs, masked, tmp_path):
     torch.testing.assert_close(found["encoder.embed_tokens.weight"], rows[:-1])  # no <mask>
 
 
+def test_a_masked_model_that_read_directions(pairs, language_model, tmp_path):
+    theirs = language_model("masked-learned", "--encoder-normalize-before", "--fix-norm")
+    translate(pairs, tmp_path, "--pretrained-encoder", theirs, "--lr", 0, *ROBERTA)
+    found = weights(tmp_path / "checkpoint_last.pt")["encoder.embed_tokens.weight"]
+    given = weights(theirs)["encoder.sentence_encoder.embed_tokens.weight"][:-1]  # no <mask>
+    torch.testing.assert_close(found, torch.nn.functional.normalize(given, dim=-1))
+    assert not found.allclose(given)
+
+
 def test_files_that_do_not_fit(pairs, english, causal, masked, language_model, tmp_path):
     def message(*options):
         with pytest.raises(ValueError) as caught:
