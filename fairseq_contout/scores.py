@@ -75,6 +75,23 @@ def check_score(score: str) -> str:
     return score
 
 
+def finite(hidden: Tensor) -> Tensor:
+    """Return predictions ``(N, d)`` if all their numbers are finite.
+
+    Raises:
+        ValueError: some are not. fairseq would go on with them: a logit of NaN is -inf for its
+            search, which then fails far from the cause.
+    """
+    wrong = int((~hidden.isfinite()).any(dim=-1).sum())
+    if wrong:
+        raise ValueError(
+            f"every prediction must be finite, but {wrong} of {len(hidden)} hold NaN or infinite "
+            "numbers: the checkpoint does, or the numbers outgrow float16; take an earlier "
+            "checkpoint, or leave --fp16 out"
+        )
+    return hidden
+
+
 def make_query(hidden: Tensor, score: str, scale) -> Query:
     """Prepare predictions for one score, in float32 or better.
 

@@ -81,6 +81,14 @@ def test_it_is_logged_at_the_calibrated_scale(tmp_path):
     assert values["ppl"] == pytest.approx(math.exp(sums.min() / len(targets)), rel=2e-3)
 
 
+def test_what_is_not_finite_is_refused(tmp_path):
+    dictionary = make_dictionary()
+    model, sample = make_model(tmp_path, dictionary).eval(), make_batch(dictionary)
+    model.decoder.continuous_output.projection.bias.data[0] = math.nan
+    with pytest.raises(ValueError, match=r"must be finite, but \d+ of \d+ hold NaN or infinite"):
+        make_criterion("cosine", dictionary).eval()(model, sample)
+
+
 def sharp(count=2000, words=5000, seed=6):
     """Cosines of a table of many words, most targets far ahead of all, a tenth far behind."""
     generator = torch.Generator().manual_seed(seed)

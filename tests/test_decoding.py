@@ -195,3 +195,12 @@ def test_ensembles_average_probabilities(decoder):
         mean = (first.exp() + second.exp()).div(2).log()
         expected = mean.gather(1, hypothesis["tokens"].unsqueeze(1)).squeeze(1)
         torch.testing.assert_close(hypothesis["positional_scores"], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("knn", [None, 10])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_predictions_that_are_not_finite_are_refused(knn, bad, corpus, trained):
+    decoder = Decoder(corpus.data, trained("cosine"))
+    decoder.model.decoder.continuous_output.projection.bias.data[2] = bad
+    with pytest.raises(ValueError, match=r"must be finite, but \d+ of \d+ hold NaN .*; take an"):
+        decoder.generate(knn, beam=2)

@@ -20,6 +20,7 @@ from fairseq_contout.criterions.terms import (
     doubled,
 )
 from fairseq_contout.losses import cosine_loss, cosine_similarity
+from fairseq_contout.scores import finite
 
 logger = logging.getLogger(__name__)
 
@@ -244,7 +245,7 @@ class ContinuousCriterion(FairseqCriterion):
             self._calibrating = True
             if table.learned:
                 log = monitor(table, tokens)
-        found = table.validate(hidden, tokens)
+        found = table.validate(finite(hidden), tokens)
         return {
             **log,
             "correct": found.correct,

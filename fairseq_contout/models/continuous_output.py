@@ -9,6 +9,7 @@ from fairseq.modules import LayerNorm
 from fairseq.modules.fairseq_dropout import FairseqDropout
 from torch import Tensor, nn
 
+from fairseq_contout.scores import finite
 from fairseq_contout.target_table import TargetTable
 
 
@@ -137,8 +138,12 @@ class ContinuousDecoder:
         return self.continuous_output(features)
 
     def split_temperature(self, predictions: Tensor):
-        """Undo the generator's division: returns h ``(N, d)`` and the temperature ``(N, 1)``."""
-        flat = predictions.reshape(-1, predictions.size(-1))
+        """Undo the generator's division: returns h ``(N, d)`` and the temperature ``(N, 1)``.
+
+        Raises:
+            ValueError: predictions that are not finite.
+        """
+        flat = finite(predictions.reshape(-1, predictions.size(-1)))
         if flat.size(1) == self.continuous_output.table.dim:
             return flat, 1.0
         inverse = flat[:, -1:].float()
