@@ -38,6 +38,35 @@ def test_layers_by_hand():
     torch.testing.assert_close(dropped[0][dropped[0] != 0], 2 * expected[0][dropped[0] != 0])
 
 
+@pytest.mark.parametrize("mlp_dim", [0, 96])
+@pytest.mark.parametrize("length", [0.5, 1.0, 20.0])
+def test_predictions_begin_with_the_length_that_is_asked_for(mlp_dim, length):
+    table, _ = make_table(dim=48)
+    torch.manual_seed(0)
+    output = ContinuousOutput(64, table, mlp_dim=mlp_dim, initial_length=length)
+    features = torch.nn.functional.layer_norm(torch.randn(400, 64), (64,))
+    assert output(features).square().sum(1).mean().sqrt().item() == pytest.approx(length, rel=0.1)
+
+
+def initial_length(dictionary, **options):
+    model = learned_model(dictionary, **options)
+    features = torch.nn.functional.layer_norm(torch.randn(400, 64), (64,))
+    return model.decoder.continuous_output(features).square().sum(1).mean().sqrt().item()
+
+
+def test_the_criterion_says_how_long_predictions_begin(dictionary):
+    """Targets have length 1: with ``l2`` predictions begin so, else with Xavier's √d."""
+    dim = learned_model(dictionary).decoder.continuous_output.table.dim
+    assert initial_length(dictionary, criterion="l2") == pytest.approx(1, rel=0.15)
+    for criterion in ("cosine", "contrastive"):
+        assert initial_length(dictionary, criterion=criterion) == pytest.approx(dim**0.5, rel=0.15)
+    given = initial_length(dictionary, criterion="l2", initial_length=3.0)
+    assert given == pytest.approx(3, rel=0.15)
+    # a LayerNorm fixes the length: there is nothing to begin with
+    normalised = initial_length(dictionary, criterion="l2", output_layer_norm=True)
+    assert normalised == pytest.approx(dim**0.5, rel=1e-3)
+
+
 @pytest.mark.parametrize("arch", ["continuous_transformer_tiny", "continuous_lstm"])
 def test_options_reach_the_output(arch, dictionary):
     options = {"output_mlp_dim": 12, "output_layer_norm": True, "output_dropout": 0.25}
@@ -52,6 +81,11 @@ def test_options_reach_the_output(arch, dictionary):
     [
         ({"output_mlp_dim": -1}, "--output-mlp-dim must be 0 .* or more, but is -1"),
         ({"output_dropout": 1.0}, "--output-dropout must be 0 or more and less than 1"),
+        ({"initial_length": 0.0}, "--initial-length must be greater than 0 and finite"),
+        (
+            {"initial_length": 1.0, "output_layer_norm": True},
+            "--output-layer-norm fixes it; leave one of them out",
+        ),
         ({"table_lr_scale": 0.0}, "--table-lr-scale must be greater than 0 and finite"),
         ({"table_lr_scale": 2.0, "optimizer": "sgd"}, "but --optimizer is sgd; choose one of adam"),
         (

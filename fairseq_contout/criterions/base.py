@@ -72,11 +72,13 @@ class ContinuousCriterion(FairseqCriterion):
 
     Attributes:
         score: the score by which models trained with this criterion decode.
+        initial_length: ‖h‖ when a training begins; None leaves it to Xavier's initialisation.
         reads: options of the contrastive loss that it reads although that is not part of it.
         has_concentration: whether ||h|| is a concentration κ; its mean is logged then.
     """
 
     score = "cosine"
+    initial_length = None
     has_concentration = False
     reads = ()
 

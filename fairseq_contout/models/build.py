@@ -13,14 +13,15 @@ from fairseq_contout.models.continuous_output import ContinuousOutput, tie_decod
 from fairseq_contout.models.fix_norm import fix_norms
 from fairseq_contout.models.freezing import freeze_parts
 from fairseq_contout.models.lexical import attach_lexical
-from fairseq_contout.models.options import FROZEN_OPTIONS, LEARNED, TABLE_DTYPES, is_tied
+from fairseq_contout.models.option_checks import is_tied
+from fairseq_contout.models.options import FROZEN_OPTIONS, LEARNED, TABLE_DTYPES
 from fairseq_contout.optim import mark_sparse
 from fairseq_contout.scores import check_score
 from fairseq_contout.target_table import TargetTable, load_table, normalize_rows
 
 
-def _resolve_score(args) -> str:
-    """Return the score of a model: its own option, else that of the criterion.
+def _criterion_of(args):
+    """Return the class of the criterion that a model is trained with, None if there is none.
 
     Raises:
         ValueError: the criterion is not one on embeddings.
@@ -40,10 +41,23 @@ def _resolve_score(args) -> str:
             f"needs one of the criterions {', '.join(known)}, but --criterion is {criterion}; "
             "choose one of them, or a softmax architecture such as transformer"
         )
-    score = getattr(args, "score", None)
+    return kind
+
+
+def _resolve_score(args) -> str:
+    """Return the score of a model: its own option, else that of the criterion."""
+    kind, score = _criterion_of(args), getattr(args, "score", None)
     if score is None:
         score = kind.score if kind is not None else "cosine"
     return check_score(score)
+
+
+def _initial_length(args):
+    """Return the length that predictions begin with: the option, else what suits the criterion."""
+    kind, length = _criterion_of(args), getattr(args, "initial_length", None)
+    if length is None and kind is not None and not getattr(args, "output_layer_norm", None):
+        length = kind.initial_length
+    return length
 
 
 def build_output(args, task, model, feature_dim: int, reader=None) -> ContinuousOutput:
@@ -75,6 +89,7 @@ def build_output(args, task, model, feature_dim: int, reader=None) -> Continuous
         mlp_dim=getattr(args, "output_mlp_dim", None) or 0,
         layer_norm=getattr(args, "output_layer_norm", None) or False,
         dropout=getattr(args, "output_dropout", None) or 0.0,
+        initial_length=_initial_length(args),
     )
 
 

@@ -4,6 +4,8 @@
 that puts it on top of any fairseq decoder. Options: ``options.py``; the table: ``build.py``.
 """
 
+from typing import Optional
+
 import torch
 from fairseq.modules import LayerNorm
 from fairseq.modules.fairseq_dropout import FairseqDropout
@@ -25,6 +27,8 @@ class ContinuousOutput(nn.Module):
         mlp_dim: dimension of the hidden layer; 0 leaves U and the ReLU out.
         layer_norm: whether h is normalised.
         dropout: probability that a coordinate of h is dropped in training.
+        initial_length: root mean square of ‖h‖ before training, for features whose coordinates
+            have variance 1; by default Xavier's initialisation of W, about √d.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class ContinuousOutput(nn.Module):
         mlp_dim: int = 0,
         layer_norm: bool = False,
         dropout: float = 0.0,
+        initial_length: Optional[float] = None,
     ):
         super().__init__()
         self.hidden = _linear(feature_dim, mlp_dim) if mlp_dim else None
@@ -42,6 +47,18 @@ class ContinuousOutput(nn.Module):
         self.layer_norm = LayerNorm(table.dim) if layer_norm else None
         self.dropout = FairseqDropout(dropout, module_name=type(self).__name__)
         self.table = table
+        if initial_length is not None:
+            self._begin_with_length(initial_length, feature_dim)
+
+    def _begin_with_length(self, length: float, feature_dim: int):
+        # E ‖W x‖² = d · inputs · Var(W) · E x_i². Of coordinates of variance 1, those of ReLU(U x)
+        # have half of f · Var(U) = 2f / (f + m) as their mean square.
+        weight = self.projection.weight
+        square = 1.0
+        if self.hidden is not None:
+            square = feature_dim / (feature_dim + self.hidden.out_features)
+        bound = length * (3 / (weight.numel() * square)) ** 0.5  # variance of U(-b, b): b² / 3
+        nn.init.uniform_(weight, -bound, bound)
 
     def forward(self, features: Tensor) -> Tensor:
         if self.hidden is not None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq_contout.models.options import is_tied
+from fairseq_contout.models.option_checks import is_tied
 
 
 class UnitEmbedding(nn.Embedding):

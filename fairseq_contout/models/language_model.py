@@ -17,7 +17,8 @@ from fairseq.tasks.masked_lm import MaskedLMTask
 from fairseq_contout.models.build import attach_output, forget_vectors
 from fairseq_contout.models.continuous_output import ContinuousDecoder
 from fairseq_contout.models.lstm import ContinuousLSTMDecoder
-from fairseq_contout.models.options import add_continuous_args, check_options
+from fairseq_contout.models.option_checks import check_options
+from fairseq_contout.models.options import add_continuous_args
 from fairseq_contout.models.shortlist_embedding import add_input_args, read_fewer_words
 from fairseq_contout.symbols import without_beginning
 

@@ -8,7 +8,8 @@ from fairseq.models.lstm import LSTMDecoder, LSTMModel
 
 from fairseq_contout.models.build import attach_output, forget_vectors
 from fairseq_contout.models.continuous_output import ContinuousDecoder
-from fairseq_contout.models.options import add_continuous_args, check_options
+from fairseq_contout.models.option_checks import check_options
+from fairseq_contout.models.options import add_continuous_args
 from fairseq_contout.models.recurrent import gather_in, gathering
 
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from fairseq_contout.models.build import build_output, forget_vectors
 from fairseq_contout.models.continuous_output import ContinuousOutput
 from fairseq_contout.models.freezing import freeze_parts
-from fairseq_contout.models.options import LEARNED, add_continuous_args, check_options
+from fairseq_contout.models.option_checks import check_options
+from fairseq_contout.models.options import LEARNED, add_continuous_args
 from fairseq_contout.models.shortlist_embedding import add_input_args, read_fewer_words
 from fairseq_contout.symbols import without_beginning
 

@@ -10,7 +10,7 @@ from fairseq import checkpoint_utils
 from torch import Tensor, nn
 
 from fairseq_contout.models.fix_norm import reads_directions
-from fairseq_contout.models.options import is_tied
+from fairseq_contout.models.option_checks import is_tied
 from fairseq_contout.symbols import has_mask, signature_hex, signature_words
 
 logger = logging.getLogger(__name__)

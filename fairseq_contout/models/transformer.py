@@ -6,7 +6,8 @@ from fairseq.models.transformer import TransformerDecoderBase, TransformerModel
 from fairseq_contout.models.build import attach_output, forget_vectors
 from fairseq_contout.models.continuous_output import ContinuousDecoder
 from fairseq_contout.models.lexical import WithLexicalShortcut, add_lexical_args
-from fairseq_contout.models.options import add_continuous_args, check_options
+from fairseq_contout.models.option_checks import check_options
+from fairseq_contout.models.options import add_continuous_args
 from fairseq_contout.models.pretrained import add_pretrained_args, load_pretrained
 
 
