@@ -86,8 +86,8 @@ def finite(hidden: Tensor) -> Tensor:
     if wrong:
         raise ValueError(
             f"every prediction must be finite, but {wrong} of {len(hidden)} hold NaN or infinite "
-            "numbers: the checkpoint does, or the numbers outgrow float16; take an earlier "
-            "checkpoint, or leave --fp16 out"
+            "numbers: the training diverged, or the numbers outgrow float16; take an earlier "
+            "checkpoint, train with a lower --lr or --clip-norm, or leave --fp16 out"
         )
     return hidden
 

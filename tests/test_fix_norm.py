@@ -116,5 +116,7 @@ def test_an_lstm_reads_directions(dictionary):
 def test_what_is_refused(dictionary, tmp_path):
     with pytest.raises(ValueError, match="--fix-norm says how .* none are; give --share-decoder"):
         fixed(dictionary)
+    with pytest.raises(ValueError, match="embeddings in place of --decoder-input table, or leave"):
+        fixed(dictionary, decoder_input="table")
     with pytest.raises(ValueError, match="--fix-norm True shapes a learned table"):
         make_model(tmp_path, dictionary, fix_norm=True)

@@ -21,6 +21,8 @@ def test_it_is_the_formula():
     torch.manual_seed(1)
     shortcut = LexicalShortcut(3, 5, 6, 4).double()
     assert torch.equal(shortcut.projection.weight, 2.0 * torch.eye(4, 6).double())  # √4
+    short = LexicalShortcut(3, 5, 6, 4, length=0.5)
+    assert torch.equal(short.projection.weight, 0.5 * torch.eye(4, 6))
     for parameter in shortcut.parameters():
         torch.nn.init.normal_(parameter)
     hidden, features = torch.randn(2, 3, 4).double(), torch.randn(2, 3, 3).double()

@@ -91,6 +91,10 @@ def test_probabilities_over_all_words(trained, name):
     torch.testing.assert_close(scored.exp().sum(dim=-1), torch.ones(scored.shape[:-1]))
     assert scored[..., task.mask_idx].isneginf().all()  # <mask> is read, never predicted
     torch.testing.assert_close(model.get_normalized_probs(net_output, False), scored.exp())
+    net_output[0][0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="must be finite, but 1 of"):
+        model.get_normalized_probs(net_output, log_probs=True)
+    net_output = model(**sample["net_input"])
     masked = sample["target"].ne(task.dictionary.pad())
     some = model(**sample["net_input"], masked_tokens=masked)[0]
     torch.testing.assert_close(some, net_output[0][masked])
@@ -153,6 +157,11 @@ ERRORS = {
         "masked-learned",
         "--untie-weights-roberta --table-ema 0.9",
         "and leave --untie-weights-roberta out",
+    ),
+    "fix": (
+        "masked-learned",
+        "--untie-weights-roberta --fix-norm",
+        "give --target-table learned, and leave --untie-weights-roberta out",
     ),
     "softmax": ("masked", "--criterion masked_lm", "needs one of the criterions"),
 }

@@ -67,6 +67,24 @@ def test_the_criterion_says_how_long_predictions_begin(dictionary):
     assert normalised == pytest.approx(dim**0.5, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    "arch, options, expected",
+    [
+        ("continuous_transformer_tiny", {}, 1),
+        # the features of an LSTM are short: Xavier's initialisation is near the targets already
+        ("continuous_lstm", {"decoder_out_embed_dim": 64}, 1),
+        # and a second term of the same length
+        ("continuous_transformer_tiny", {"lexical_shortcut": True}, 2**0.5),
+    ],
+)
+def test_whole_models_begin_as_long_as_targets_with_l2(arch, options, expected, dictionary):
+    torch.manual_seed(0)
+    model = learned_model(dictionary, arch, criterion="l2", **options).eval()
+    predicted = model(**make_batch(dictionary)["net_input"])[0]
+    length = predicted.square().sum(-1).mean().sqrt().item()
+    assert length == pytest.approx(expected, rel=0.25)
+
+
 @pytest.mark.parametrize("arch", ["continuous_transformer_tiny", "continuous_lstm"])
 def test_options_reach_the_output(arch, dictionary):
     options = {"output_mlp_dim": 12, "output_layer_norm": True, "output_dropout": 0.25}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from fairseq.criterions import CRITERION_REGISTRY
+from fairseq.models.lstm import LSTMDecoder
 from torch import nn
 
 from fairseq_contout.criterions.base import TASK_MARK, ContinuousCriterion
@@ -52,12 +53,16 @@ def _resolve_score(args) -> str:
     return check_score(score)
 
 
-def _initial_length(args):
+def _initial_length(args, reader):
     """Return the length that predictions begin with: the option, else what suits the criterion."""
     kind, length = _criterion_of(args), getattr(args, "initial_length", None)
-    if length is None and kind is not None and not getattr(args, "output_layer_norm", None):
-        length = kind.initial_length
-    return length
+    if length is not None or kind is None:
+        return length
+    # a LayerNorm says the length itself, and an LSTM's features are short: Xavier's initialisation
+    # makes predictions of 1 (d = 64) to 2 (d = 512) of them
+    if getattr(args, "output_layer_norm", None) or isinstance(reader, LSTMDecoder):
+        return None
+    return kind.initial_length
 
 
 def build_output(args, task, model, feature_dim: int, reader=None) -> ContinuousOutput:
@@ -89,7 +94,7 @@ def build_output(args, task, model, feature_dim: int, reader=None) -> Continuous
         mlp_dim=getattr(args, "output_mlp_dim", None) or 0,
         layer_norm=getattr(args, "output_layer_norm", None) or False,
         dropout=getattr(args, "output_dropout", None) or 0.0,
-        initial_length=_initial_length(args),
+        initial_length=_initial_length(args, reader),
     )
 
 

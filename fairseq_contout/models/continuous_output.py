@@ -47,6 +47,7 @@ class ContinuousOutput(nn.Module):
         self.layer_norm = LayerNorm(table.dim) if layer_norm else None
         self.dropout = FairseqDropout(dropout, module_name=type(self).__name__)
         self.table = table
+        self.initial_length = initial_length
         if initial_length is not None:
             self._begin_with_length(initial_length, feature_dim)
 

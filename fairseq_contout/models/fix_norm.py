@@ -19,7 +19,7 @@ from fairseq_contout.models.option_checks import is_tied
 class UnitEmbedding(nn.Embedding):
     """Embedding whose vectors are the directions of its parameter's rows.
 
-    Token indices ``(…)`` → ``(…, d)``, E_w / ‖E_w‖; padding stays 0.
+    Token indices ``(…)`` → ``(…, d)``, E_w / ‖E_w‖; a row of 0, as padding's, stays 0.
     """
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -52,10 +52,11 @@ def fix_norms(args, model, reader):
     if not getattr(args, "fix_norm", None):
         return
     if not is_tied(args):
+        other = getattr(args, "decoder_input", None)
         raise ValueError(
             "--fix-norm says how embeddings are read that a learned table is tied to, but none "
-            "are; give --share-decoder-input-output-embed or --share-all-embeddings, or leave it "
-            "out"
+            "are; give --share-decoder-input-output-embed or --share-all-embeddings"
+            f"{f' in place of --decoder-input {other}' if other else ''}, or leave it out"
         )
     embedding = reader.embed_tokens
     if type(embedding) is not nn.Embedding:

@@ -18,9 +18,10 @@ class LexicalShortcut(nn.Module):
 
     h' = b h + U Σ_j α_j e(x_j) / ‖e(x_j)‖,    α = softmax_j((Q y) · (K z_j) / √f)
 
-    with y the decoder's features and z_j what the encoder makes of word j. U begins as √d times the
-    identity, so that both terms are of one length at first. b is 1; in training it is 0 for a share
-    of the target tokens, so that the second term learns to translate by itself, and α to align.
+    with y the decoder's features and z_j what the encoder makes of word j. U begins as the
+    identity times the first length of h, so that both terms are of one length. b is 1; in training
+    it is 0 for a share of the target tokens, so that the second term learns to translate by itself,
+    and α to align.
 
     Source: Toan Q. Nguyen and David Chiang (2018), Improving Lexical Choice in Neural Machine
     Translation, NAACL, https://arxiv.org/abs/1710.01329 (there with the decoder's attention, a
@@ -32,17 +33,24 @@ class LexicalShortcut(nn.Module):
         embed_dim: dimension of the source embeddings.
         dim: d, the dimension of predictions.
         alone: share of the tokens whose b is 0 in training, 0 ≤ x < 1.
+        length: ‖h‖ before training; √d by default.
     """
 
     def __init__(
-        self, feature_dim: int, encoder_dim: int, embed_dim: int, dim: int, alone: float = 0.0
+        self,
+        feature_dim: int,
+        encoder_dim: int,
+        embed_dim: int,
+        dim: int,
+        alone: float = 0.0,
+        length: Optional[float] = None,
     ):
         super().__init__()
         self.query = nn.Linear(feature_dim, feature_dim)
         self.key = nn.Linear(encoder_dim, feature_dim)
         self.projection = nn.Linear(embed_dim, dim)
         with torch.no_grad():
-            self.projection.weight.copy_(dim**0.5 * torch.eye(dim, embed_dim))
+            self.projection.weight.copy_((length or dim**0.5) * torch.eye(dim, embed_dim))
             self.projection.bias.zero_()
         self.alone = alone
 
@@ -125,6 +133,7 @@ def attach_lexical(args, model):
         embed_dim,
         decoder.continuous_output.table.dim,
         getattr(args, "lexical_alone", None) or 0.0,
+        decoder.continuous_output.initial_length,
     )
 
 

@@ -11,6 +11,7 @@ from fairseq_contout.models.freezing import freeze_parts
 from fairseq_contout.models.option_checks import check_options
 from fairseq_contout.models.options import LEARNED, add_continuous_args
 from fairseq_contout.models.shortlist_embedding import add_input_args, read_fewer_words
+from fairseq_contout.scores import finite
 from fairseq_contout.symbols import without_beginning
 
 
@@ -56,6 +57,11 @@ def _check_ties(args):
                 f"with --{option.replace('_', '-')} a table learns as the model's input alone; "
                 "give --target-table learned, and leave --untie-weights-roberta out"
             )
+    if getattr(args, "fix_norm", None) and not tied:
+        raise ValueError(
+            "--fix-norm says how embeddings are read that a learned table is tied to, but none "
+            "are; give --target-table learned, and leave --untie-weights-roberta out"
+        )
 
 
 class ContinuousHubInterface(RobertaHubInterface):
@@ -150,10 +156,14 @@ class ContinuousMaskedLanguageModel(RobertaModel):
         return without_beginning(target, self.encoder.dictionary)
 
     def get_normalized_probs(self, net_output, log_probs, sample=None):
-        """Return (log-)probabilities over the dictionary, ``(B, T, V)``."""
+        """Return (log-)probabilities over the dictionary, ``(B, T, V)``.
+
+        Raises:
+            ValueError: predictions that are not finite.
+        """
         predicted = net_output[0]
         table = self.encoder.continuous_output.table
-        scored = table.log_probs(predicted.reshape(-1, predicted.size(-1)))
+        scored = table.log_probs(finite(predicted.reshape(-1, predicted.size(-1))))
         scored = scored.view(*predicted.shape[:-1], -1)
         return scored if log_probs else scored.exp()
 

@@ -104,8 +104,9 @@ def add_continuous_args(parser):
         type=float,
         metavar="X",
         help="length of the predictions when a training begins, > 0 (targets have 1), for features "
-        "of variance 1 as a LayerNorm's; 1 with --criterion l2, else about the square root of "
-        "their dimension (Xavier's initialisation of the projection)",
+        "of variance 1 as a LayerNorm's; by default Xavier's initialisation of the projection, a "
+        "length of about the square root of their dimension, but 1 for a Transformer with "
+        "--criterion l2",
     )
     parser.add_argument(
         "--output-layer-norm",
