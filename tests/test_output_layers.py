@@ -55,11 +55,13 @@ def initial_length(dictionary, **options):
 
 
 def test_the_criterion_says_how_long_predictions_begin(dictionary):
-    """Targets have length 1: with ``l2`` predictions begin so, else with Xavier's √d."""
+    """With ``l2`` as long as targets, with ``power_spherical`` as a likely κ, else Xavier's √d."""
     dim = learned_model(dictionary).decoder.continuous_output.table.dim
     assert initial_length(dictionary, criterion="l2") == pytest.approx(1, rel=0.15)
     for criterion in ("cosine", "contrastive"):
         assert initial_length(dictionary, criterion=criterion) == pytest.approx(dim**0.5, rel=0.15)
+    long = initial_length(dictionary, criterion="power_spherical")
+    assert long == pytest.approx(dim, rel=0.15)
     given = initial_length(dictionary, criterion="l2", initial_length=3.0)
     assert given == pytest.approx(3, rel=0.15)
     # a LayerNorm fixes the length: there is nothing to begin with

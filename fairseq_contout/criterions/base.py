@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import torch
 from fairseq.criterions import FairseqCriterion
@@ -72,15 +72,18 @@ class ContinuousCriterion(FairseqCriterion):
 
     Attributes:
         score: the score by which models trained with this criterion decode.
-        initial_length: ‖h‖ when a training begins; None leaves it to Xavier's initialisation.
         reads: options of the contrastive loss that it reads although that is not part of it.
         has_concentration: whether ||h|| is a concentration κ; its mean is logged then.
     """
 
     score = "cosine"
-    initial_length = None
     has_concentration = False
     reads = ()
+
+    @staticmethod
+    def initial_length(dim: int) -> Optional[float]:
+        """Return ‖h‖ when a training begins, in d dimensions; None: what Xavier's rule makes it."""
+        return None
 
     def __init__(self, cfg, task):
         super().__init__(task)

@@ -75,6 +75,14 @@ class PowerSphericalCriterion(ContinuousCriterion):
     score = "power_spherical"
     has_concentration = True
 
+    @staticmethod
+    def initial_length(dim):
+        """Return d, the likeliest κ where the mean cosine is 1/2: c (d - 1)/(1 - c).
+
+        From Xavier's √d predictions have to grow that long first (docs/ablations.md).
+        """
+        return float(dim)
+
     def __init__(self, cfg, task):
         super().__init__(cfg, task)
         _check_not_negative("--ps-lambda1", cfg.ps_lambda1)

@@ -53,7 +53,7 @@ def _resolve_score(args) -> str:
     return check_score(score)
 
 
-def _initial_length(args, reader):
+def _initial_length(args, reader, dim: int):
     """Return the length that predictions begin with: the option, else what suits the criterion."""
     kind, length = _criterion_of(args), getattr(args, "initial_length", None)
     if length is not None or kind is None:
@@ -62,7 +62,7 @@ def _initial_length(args, reader):
     # makes predictions of 1 (d = 64) to 2 (d = 512) of them
     if getattr(args, "output_layer_norm", None) or isinstance(reader, LSTMDecoder):
         return None
-    return kind.initial_length
+    return kind.initial_length(dim)
 
 
 def build_output(args, task, model, feature_dim: int, reader=None) -> ContinuousOutput:
@@ -94,7 +94,7 @@ def build_output(args, task, model, feature_dim: int, reader=None) -> Continuous
         mlp_dim=getattr(args, "output_mlp_dim", None) or 0,
         layer_norm=getattr(args, "output_layer_norm", None) or False,
         dropout=getattr(args, "output_dropout", None) or 0.0,
-        initial_length=_initial_length(args, reader),
+        initial_length=_initial_length(args, reader, table.dim),
     )
 
 

@@ -105,8 +105,8 @@ def add_continuous_args(parser):
         metavar="X",
         help="length of the predictions when a training begins, > 0 (targets have 1), for features "
         "of variance 1 as a LayerNorm's; by default Xavier's initialisation of the projection, a "
-        "length of about the square root of their dimension, but 1 for a Transformer with "
-        "--criterion l2",
+        "length of about the square root of their dimension d, but for a Transformer 1 with "
+        "--criterion l2 and d with power_spherical",
     )
     parser.add_argument(
         "--output-layer-norm",
