@@ -6,14 +6,12 @@ import re
 import socket
 import subprocess
 import sys
-from argparse import Namespace
 
 import pytest
 import torch
 import torch.multiprocessing as mp
 from cli import USER_DIR
-from factory import FakeTask, collate, make_criterion, make_dictionary, make_model
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from factory import collate, make_criterion, make_dictionary, make_learned_model, make_model
 
 from fairseq_contout.optim import RowAdam, gather_sparse_gradients, mark_sparse
 
@@ -21,6 +19,7 @@ from fairseq_contout.optim import RowAdam, gather_sparse_gradients, mark_sparse
 NAMES = ("cosine", "vmf", "margin", "syn_margin", "power_spherical", "l2", "contrastive")
 NAMES += ("contrastive-tied", "contrastive-untied")
 NAMES += ("contrastive-sparse-tied", "contrastive-sparse-untied")
+NAMES += ("contrastive-directions-tied", "contrastive-sparse-directions-tied")
 #: one that counts target tokens for --unigram-prior
 NAMES += ("cosine+prior",)
 #: one whose steps leave the gradients of their weights to the end
@@ -53,13 +52,14 @@ def build(place, dictionary, name):
         return make_model(place, dictionary, "cosine", unigram_prior=True), criterion
     if "-" not in name:
         return make_model(place, dictionary, kind), criterion
-    arch = "continuous_transformer_tiny"
-    args = Namespace(arch=arch, criterion="contrastive", target_table="learned", dropout=0.0)
-    args.share_decoder_input_output_embed = name.endswith("-tied")
-    args.sparse_gradients = "-sparse-" in name
-    ARCH_CONFIG_REGISTRY[arch](args)
-    torch.manual_seed(1)
-    return ARCH_MODEL_REGISTRY[arch].build_model(args, FakeTask(dictionary)), criterion
+    sparse = "-sparse-" in name
+    learned = {
+        "share_decoder_input_output_embed": name.endswith("-tied"),
+        "sparse_gradients": sparse,
+        "optimizer": "row_adam" if sparse else "adam",
+        "fix_norm": "-directions-" in name,
+    }
+    return make_learned_model(dictionary, **learned)[0], criterion
 
 
 def unwrapped(module):
