@@ -9,7 +9,7 @@ set -euo pipefail
 # What the caller asks for by variables belongs to the command that gets a result again.
 GIVEN=
 for name in SEED PREP_SEED SUBWORDS SUBWORD_METHOD BPE_DROPOUT SEGMENTATIONS TOKENIZE LOWERCASE MAX_LENGTH MAX_RATIO SCORE \
-  TABLE_SOURCE TABLE_DIM TIED TABLE_OPTIONS VECTORS FASTTEXT_EPOCHS FASTTEXT_THREADS LABEL_SMOOTHING \
+  TABLE_SOURCE TABLE_DIM TIED FIX_NORM TABLE_OPTIONS VECTORS FASTTEXT_EPOCHS FASTTEXT_THREADS LABEL_SMOOTHING \
   VALID_EVERY MONO_TEXT PRETRAIN_UPDATES VOCABULARY WORDS MODEL SIZE BEAM CHECKPOINT AVERAGE LENPEN GENERATE_OPTIONS SOFTMAX_BATCH \
   ADAPTIVE_CUTOFF TABLE_TEXT TRAINED_WORDS SKIP_UNKNOWN LEXICON ALIGN_OPTIONS PAIRS \
   TUNE_UPDATES SCRATCH_UPDATES CHECK_EVERY FREEZE TUNE_OPTIONS SEARCH KNN LEXICON_OPTIONS DING SHORTCUT OPEN_SOURCE BONUS; do
@@ -20,7 +20,7 @@ EXAMPLES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(dirname "$EXAMPLES")
 LIB="$EXAMPLES/lib"
 BEST_LR= # small.sh has one
-: "${TIED:=1}"
+: "${TIED:=1}" "${FIX_NORM:=}"
 if [ -z "${PYTHON:-}" ]; then
   PYTHON=python
   [ ! -x "$ROOT/.venv/bin/python" ] || PYTHON=$ROOT/.venv/bin/python # as make sets it up
@@ -66,6 +66,8 @@ environment (default):
   TABLE_SOURCE ($TABLE_SOURCE: fasttext, random or hypercube)  TABLE_DIM ($TABLE_DIM)
   TIED (1)      a learned table is the embeddings that softmax shares with its output, if it does;
                 0: it is of its own, and of TABLE_DIM, as frozen ones are
+  FIX_NORM (1)  of best: embeddings that are tied to the table are read as its rows, of norm 1
+                (--fix-norm); 0: as they are
   TABLE_OPTIONS further options of build_table.py, such as "--mix-random 0.5" or "--center"
   VECTORS       fastText .bin, or .vec or .txt file to build the table from; unset: train fastText
   FASTTEXT_EPOCHS ($FASTTEXT_EPOCHS)  FASTTEXT_THREADS ($FASTTEXT_THREADS; more than 1 is faster, not repeatable)
@@ -115,7 +117,10 @@ recipe_arguments() {
     shift
   done
   [[ $TIED =~ ^[01]$ ]] || die "TIED must be 1 or 0, but is $TIED; leave it out for 1"
+  [[ $FIX_NORM =~ ^[01]?$ ]] || die "FIX_NORM must be 1 or 0, but is $FIX_NORM; leave it out for the recipe's own"
   recipe_options "$RECIPE"
+  [ -z "$FIX_NORM" ] || { [ "$RECIPE" = best ] && tied_table; } ||
+    die "FIX_NORM is for RECIPE best and a table that is tied to embeddings, but RECIPE is $RECIPE and TIED is $TIED; leave it out, or give --fix-norm at the end"
   [ "$TIED" = 1 ] || { [ "$OUTPUT" = learned ] && [[ "${SOFTMAX_OPTIONS[*]-}" == *--share-* ]]; } ||
     die "TIED must be 1 where no learned table is shared with embeddings, as with RECIPE $RECIPE of $SET, but is $TIED; leave it out"
   mkdir -p "$OUT_DIR"

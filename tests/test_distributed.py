@@ -29,6 +29,8 @@ OPTIONS = {
     "hybrid": {},
     "contrastive+pairs": {"r_drop": 5.0, "consistency_weight": 1.0, "additive_margin": 0.1},
     "cosine-dispersed-tied": {"dispersion_weight": 0.01},
+    # the seed of an update is that of all processes, and so are then the rows that are drawn
+    "contrastive+draws-tied": {"sampled_negatives": 5},
 }
 NAMES += tuple(OPTIONS)
 LSTM = {f"{side}_hidden_size": 12 for side in ("encoder", "decoder")}
@@ -79,7 +81,7 @@ def train(model, criterion, samples, processes):
     optimizer = torch.optim.SGD(learned, lr=0.1)
     losses = 0.0
     for sample in samples:
-        torch.manual_seed(9)  # of the dispersion's circles
+        torch.manual_seed(9)  # of the dispersion's circles and the rows that are drawn
         loss, size, _ = criterion(model, sample)
         loss.backward()
         losses += loss.item()

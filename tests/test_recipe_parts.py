@@ -402,9 +402,9 @@ def test_a_learning_rate_that_is_given_is_taken_alone(extra, rate):
 @pytest.mark.parametrize(
     "tied, words, shared",
     [
-        (1, "", "--share-all-embeddings"),
+        (1, "", "--share-all-embeddings --fix-norm"),
         (0, "", "--decoder-input encoder --table-dim 64"),
-        (1, "none", "--share-decoder-input-output-embed"),
+        (1, "none", "--share-decoder-input-output-embed --fix-norm"),
         (0, "none", "--table-dim 64"),
     ],
 )
@@ -418,6 +418,29 @@ def test_a_learned_table_is_tied_or_of_its_own_dimension(tied, words, shared):
     done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f" --target-table learned {shared} --encoder-layers" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "recipe, tied, fix_norm, reads_rows",
+    [
+        ("best", 1, "", True),
+        ("best", 1, "1", True),
+        ("best", 1, "0", False),
+        ("best", 0, "", False),
+        ("contrastive", 1, "", False),
+        ("best-frozen", 1, "", False),
+    ],
+)
+def test_best_reads_the_rows_that_its_embeddings_are_tied_to(recipe, tied, fix_norm, reads_rows):
+    script = (
+        f'. "{REPOSITORY}/examples/lib.sh"; SOURCE_LANG=de TARGET_LANG=en TABLE= ENCODER_VECTORS= '
+        f"DECODER_VECTORS= LANGUAGE_MODEL= CHECKPOINT=best BIN_DIR=bin TABLE_DIM=64 TIED={tied}; "
+        f'FIX_NORM={fix_norm}; . "$LIB/small.sh"; EXTRA=(); recipe_options {recipe}; '
+        'train_once() { echo "${options[@]}"; }; train'
+    )
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert ("--fix-norm" in done.stdout.split()) == reads_rows
 
 
 @pytest.mark.parametrize(
@@ -438,11 +461,11 @@ def test_embeddings_beside_a_table_of_its_own_begin_with_vectors(tied, words, ve
 
 def test_a_table_of_its_own_is_part_of_the_command():
     script = (
-        f'export TIED=0; . "{REPOSITORY}/examples/lib.sh"; SET=demo RECIPE=best EXTRA=(); '
-        "recipe_command"
+        f'export TIED=0 FIX_NORM=0; . "{REPOSITORY}/examples/lib.sh"; SET=demo RECIPE=best; '
+        "EXTRA=(); recipe_command"
     )
     done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True)
-    assert "TIED=0 " in done.stdout
+    assert done.stdout.startswith("TIED=0 FIX_NORM=0 ")
 
 
 def test_whether_a_table_is_tied_is_checked(tmp_path):
@@ -454,6 +477,18 @@ def test_whether_a_table_is_tied_is_checked(tmp_path):
     assert "TIED must be 1 with RECIPE pretrained" in refused
     refused = error(run("wikitext-2", "best", tmp_path, TIED="0"))
     assert "TIED must be 1 for a language model" in refused
+
+
+def test_whose_embeddings_may_be_read_as_they_are_is_checked(tmp_path):
+    refused = error(run("demo", "best", tmp_path, FIX_NORM="no"))
+    assert "FIX_NORM must be 1 or 0, but is no" in refused
+    for recipe in ("softmax", "contrastive", "best-frozen", "pretrained"):
+        refused = error(run("multi30k.de-en", recipe, tmp_path, FIX_NORM="0"))
+        assert f"but RECIPE is {recipe} and TIED is 1; leave it out" in refused
+    refused = error(run("multi30k.de-en", "best", tmp_path, FIX_NORM="1", TIED="0"))
+    assert "but RECIPE is best and TIED is 0; leave it out" in refused
+    refused = error(run("wikitext-2", "best", tmp_path, FIX_NORM="0"))
+    assert "FIX_NORM is for translation models, but is 0; leave it out" in refused
 
 
 def test_a_set_that_shares_no_embeddings_has_no_table_to_untie(tmp_path):

@@ -67,6 +67,7 @@ recipe_options() {
     *) die "RECIPE must be one of softmax, softmax-fasttext, adaptive, best, contrastive, hybrid, contrastive-frozen, cosine, l2, vmf, power-spherical, but is $1" ;;
   esac
   [ "$TIED" = 1 ] || die "TIED must be 1 for a language model, but is $TIED; leave it out"
+  [ -z "$FIX_NORM" ] || die "FIX_NORM is for translation models, but is $FIX_NORM; leave it out, or give --fix-norm at the end"
   [ "$CHECKPOINT" != average ] || die "CHECKPOINT must be best or last for a language model, but is average"
 }
 

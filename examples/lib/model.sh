@@ -5,9 +5,10 @@
 # a table that is learned with the model. INITIAL says what begins with bilingual fastText rows: the
 # learned table (and the input embeddings that it is not shared with), or the input embeddings.
 # RECIPE_OPTIONS come after those of all recipes: BEST_LR is the learning rate that suits what begins so.
+# TABLE_READERS says how embeddings read a table that they are tied to.
 recipe_options() {
   local contrastive=(--criterion contrastive --label-smoothing "${LABEL_SMOOTHING:-0.1}")
-  OUTPUT=frozen INITIAL= RECIPE_OPTIONS=()
+  OUTPUT=frozen INITIAL= RECIPE_OPTIONS=() TABLE_READERS=()
   case $1 in
     softmax)
       OUTPUT=softmax
@@ -15,7 +16,10 @@ recipe_options() {
       ;;
     best) # what docs/ablations.md found with a learned table
       OUTPUT=learned INITIAL=table
-      ! tied_table || TABLE_DIM=${EMBED_DIM:-$TABLE_DIM}
+      if tied_table; then
+        TABLE_DIM=${EMBED_DIM:-$TABLE_DIM}
+        [ "$FIX_NORM" = 0 ] || TABLE_READERS=(--fix-norm)
+      fi
       center_fasttext
       CRITERION=("${contrastive[@]}") RECIPE_OPTIONS=(${BEST_LR:+--lr "$BEST_LR"})
       ;;
@@ -68,7 +72,7 @@ train() {
     learned)
       architecture=(--arch "$CONTINUOUS_ARCH" --target-table learned)
       if [ "$TIED" = 1 ]; then
-        architecture+=(${SOFTMAX_OPTIONS[@]+"${SOFTMAX_OPTIONS[@]}"})
+        architecture+=(${SOFTMAX_OPTIONS[@]+"${SOFTMAX_OPTIONS[@]}"} ${TABLE_READERS[@]+"${TABLE_READERS[@]}"})
       elif [[ "${SOFTMAX_OPTIONS[*]-}" == *--share-all-embeddings* ]]; then
         architecture+=(--decoder-input encoder) # these two still share theirs
       fi
