@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 import recipe_data
 import torch
-from recipe_data import REPOSITORY, error, run
+from recipe_data import REPOSITORY, error, load_script, run
 
 LIB = REPOSITORY / "examples" / "lib"
 
@@ -163,10 +163,12 @@ def write_generation(path, hypotheses):
 
 def score_command(tmp_path, *more):
     (tmp_path / "log").write_text(
-        "epoch 001 | valid on 'valid' subset | loss 9 | num_updates 5\n"
+        "epoch 001 | valid on 'valid' subset | loss 9 | accuracy 3 | num_updates 5\n"
         "epoch 001 | loss 9 | num_updates 5 | lr 1 | train_wall 50 | wall 60\n"
         "epoch 002 | loss 8 | num_updates 9 | lr 1 | train_wall 99 | wall 160\n"
-        "epoch 002 | loss 8 | num_updates 10 | lr 1 | train_wall 50 | wall 120\n",
+        "epoch 002 | loss 8 | num_updates 10 | lr 1 | train_wall 50 | wall 120\n"
+        "epoch 002 | valid on 'valid' subset | loss 8 | accuracy 4.5 | ece 2 | ppl 7.25 | "
+        "num_updates 10 | best_loss 8\n",
         encoding="utf-8",
     )
     (tmp_path / "stats").write_text('{"seconds": 130.0, "peak_memory_bytes": 7, "runs": 2}')
@@ -194,7 +196,16 @@ def test_score_orders_and_detokenises(tmp_path):
     # an epoch that was begun twice counts once: 50 + 50 seconds in 10 updates
     assert (result["updates"], result["seconds_per_update"]) == (10, 10.0)
     assert (result["train_seconds"], result["peak_memory_bytes"], result["seed"]) == (130.0, 7, 3)
+    last = {"updates": 10, "perplexity": 7.25, "accuracy": 4.5, "ece": 2.0}
+    assert result["last_validation"] == last
     assert "it's a very small house." in (tmp_path / "beam.txt").read_text(encoding="utf-8")
+
+
+def test_a_training_without_a_validation_has_none_to_tell_of(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(LIB)
+    log = tmp_path / "log"
+    log.write_text("epoch 001 | loss 9 | num_updates 5 | lr 1 | train_wall 50 | wall 60\n")
+    assert load_script("lib", "score.py").last_validation(log) == {}
 
 
 def test_word_f1_by_frequency(tmp_path):

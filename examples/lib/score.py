@@ -21,6 +21,10 @@ from preprocess.common import atomic_text  # noqa: E402
 
 #: fairseq's summary of an epoch of training: only that has a "train_wall".
 EPOCH = re.compile(r"\bepoch 0*(\d+) \|.*\| num_updates (\d+) \|.*\| train_wall (\d+)")
+#: … and of a validation, with its names and numbers
+VALIDATION = re.compile(r"\| valid on 'valid' subset \|(.*)")
+#: what is told of the last one: name in the result → name in the log
+VALIDATED = {"updates": "num_updates", "perplexity": "ppl", "accuracy": "accuracy", "ece": "ece"}
 
 
 def read_lines(path: Path) -> list:
@@ -91,6 +95,21 @@ def training_cost(log: Path, stats: Path) -> dict:
     }
 
 
+def last_validation(log: Path) -> dict:
+    """Return what the log has of the last validation; nothing if there was none.
+
+    Updates and perplexity; of ours also accuracy and expected calibration error in per cent, at the
+    temperature that suits the data best.
+    """
+    found = VALIDATION.findall("\n".join(read_lines(log)))
+    logged = dict(part.split(maxsplit=1) for part in found[-1].split("|")) if found else {}
+    return {
+        name: int(logged[key]) if name == "updates" else float(logged[key])
+        for name, key in VALIDATED.items()
+        if key in logged
+    }
+
+
 def write_result(path: Path, result: dict):
     """Write a result as one line of JSON, atomically."""
     with atomic_text(path) as file:
@@ -154,6 +173,9 @@ def main(argv=None):
     result.update({f"greedy_{name}": scores["greedy"][name] for name in ("bleu", "chrf")})
     result.update(rare)
     result.update(training_cost(args.train_log, args.train_stats), seed=args.seed)
+    validated = last_validation(args.train_log)
+    if validated:
+        result.update(last_validation=validated)
     result.update(lenpen=args.lenpen, table=args.table)
     if args.search is not None:
         result.update(search=args.search)
