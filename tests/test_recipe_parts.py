@@ -432,6 +432,26 @@ def test_a_learned_table_is_tied_or_of_its_own_dimension(tied, words, shared):
 
 
 @pytest.mark.parametrize(
+    "recipe, given, estimator",
+    [
+        ("best-frozen", "", "importance"),
+        ("best-frozen", "posterior", "posterior"),
+        ("contrastive-frozen", "", None),
+        ("best", "posterior", None),
+    ],
+)
+def test_the_estimator_of_best_frozen(recipe, given, estimator):
+    script = (
+        f'. "{REPOSITORY}/examples/lib.sh"; SOURCE_LANG=de TARGET_LANG=en; . "$LIB/small.sh"; '
+        f'SAMPLING_ESTIMATOR={given}; recipe_options {recipe}; echo "${{CRITERION[@]}}"'
+    )
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    assert dict(zip(words, words[1:])).get("--sampling-estimator") == estimator
+
+
+@pytest.mark.parametrize(
     "recipe, tied, fix_norm, reads_rows",
     [
         ("best", 1, "", True),

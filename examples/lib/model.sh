@@ -30,7 +30,8 @@ recipe_options() {
       ;;
     best-frozen) # and with a frozen one
       INITIAL=inputs
-      CRITERION=("${contrastive[@]}") RECIPE_OPTIONS=(${BEST_LR:+--lr "$BEST_LR"})
+      CRITERION=("${contrastive[@]}" --sampling-estimator "${SAMPLING_ESTIMATOR:-importance}")
+      RECIPE_OPTIONS=(${BEST_LR:+--lr "$BEST_LR"})
       ;;
     contrastive)
       OUTPUT=learned
