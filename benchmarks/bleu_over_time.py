@@ -3,10 +3,11 @@
 
 Each training is a folder that a recipe made with CHECKPOINT=average, in which the checkpoints of
 its epochs are kept (--keep-last-epochs 99 keeps all). Point n is the mean of the weights of the
-last --average epochs up to n, decoded with one length penalty for all, --lenpen. Cost is counted in
-updates of the first training: updates × (time of an update / time of an update of the first), with
-ratios that update_cost.py measured side by side, since wall times of trainings that ran beside
-other work say little. Prints a table; --json and --plot write files.
+last --average epochs up to n (--average-own for one training), decoded with one length penalty for
+all, --lenpen. Cost is counted in updates of the first training: updates × (time of an update / time
+of an update of the first), with ratios that update_cost.py measured side by side, since wall times
+of trainings that ran beside other work say little; --start adds what came before the first update,
+fastText say. Prints a table; --json and --plot write files.
 """
 
 import argparse
@@ -65,7 +66,9 @@ def measure(arguments) -> list:
 
     references = read_lines(Path(arguments.reference))
     detokenizer = MosesDetokenizer(lang=arguments.target_lang)
-    costs = dict(arguments.cost)
+    costs, starts, averages = (
+        dict(pairs) for pairs in (arguments.cost, arguments.start, arguments.average_own)
+    )
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         weights, log = Path(scratch) / "mean.pt", Path(scratch) / "log"
@@ -74,7 +77,7 @@ def measure(arguments) -> list:
             # every so many epochs, counted back from the last
             first = (len(files) - 1) % arguments.step
             for last in range(first, len(files), arguments.step):
-                chosen = files[max(0, last + 1 - arguments.average) : last + 1]
+                chosen = files[max(0, last + 1 - averages.get(name, arguments.average)) : last + 1]
                 state = average([path for _, path in chosen])
                 torch.save(state, weights)
                 decode(arguments, weights, log)
@@ -89,7 +92,8 @@ def measure(arguments) -> list:
                         "method": name,
                         "epoch": files[last][0],
                         "updates": updates["num_updates"],
-                        "cost": updates["num_updates"] * costs.get(name, 1.0),
+                        "cost": starts.get(name, 0.0)
+                        + updates["num_updates"] * costs.get(name, 1.0),
                         **found,
                     }
                 )
@@ -139,6 +143,14 @@ def main():
         metavar="NAME=RATIO",
         help="time of an update by that of the first training (1)",
     )
+    parser.add_argument(
+        "--start",
+        type=named("NUMBER", float),
+        action="append",
+        default=[],
+        metavar="NAME=UPDATES",
+        help="time that is spent before the first update, in updates of the first training (0)",
+    )
     parser.add_argument("--reference", required=True, help="text of the subset, as published")
     parser.add_argument("--subset", default="valid")
     parser.add_argument("--source-lang", required=True)
@@ -156,12 +168,23 @@ def main():
     parser.add_argument(
         "--average", type=at_least(1), default=1, help="epochs whose weights are averaged"
     )
+    parser.add_argument(
+        "--average-own",
+        type=named("EPOCHS", at_least(1)),
+        action="append",
+        default=[],
+        metavar="NAME=EPOCHS",
+        help="the same for one training; 1 suits a learning rate that falls to 0",
+    )
     parser.add_argument("--step", type=at_least(1), default=1, help="score every so many epochs")
     add_files(parser)
     arguments = parser.parse_args()
-    unknown = {name for name, _ in arguments.cost} - {name for name, _ in arguments.run}
-    if unknown:
-        parser.error(f"--cost names {', '.join(sorted(unknown))}, which no --run names")
+    runs = {name for name, _ in arguments.run}
+    for option in ("cost", "start", "average_own"):
+        unknown = {name for name, _ in getattr(arguments, option)} - runs
+        if unknown:
+            option = option.replace("_", "-")
+            parser.error(f"--{option} names {', '.join(sorted(unknown))}, which no --run names")
     taken = {"--path", *generate_command(arguments)}
     for option in arguments.decode_options:
         if option.startswith("--") and option.split("=")[0] in taken:

@@ -20,6 +20,10 @@ def test_refusals(tmp_path):
     assert "must not have --lenpen" in message and message.endswith("leave it out")
     assert "must not have --remove-bpe" in refusal("--decode-options", "--nbest 1 --remove-bpe")
     assert "--cost names b, which no --run names" in refusal("--cost", "b=0.5")
+    assert "--start names c, which no --run names" in refusal("--start", "c=5")
+    assert "--average-own names d, which no" in refusal("--average-own", "d=5")
+    message = refusal("--average-own", "a=0")
+    assert "--average-own: must be an integer of at least 1, but is '0'" in message
     assert "none.en is none; give" in refusal(reference=tmp_path / "none.en")
     message = refusal("--run", f"a={tmp_path}")
     assert "checkpoints must hold checkpoints of epochs, but has none; train" in message

@@ -273,7 +273,8 @@ def test_average_of_the_last_epochs(tmp_path, recipe):
 def check_bleu_over_time(out, found):
     """The benchmark's last point is what the recipe found; the one before has other weights."""
     command = [sys.executable, REPOSITORY / "benchmarks" / "bleu_over_time.py", out / "prep/bin"]
-    command += ["--run", f"ours={out}", "--run", f"again={out}", "--cost", "again=0.5"]
+    command += ["--run", f"ours={out}", "--run", f"again={out}", "--run", f"alone={out}"]
+    command += ["--cost", "again=0.5", "--start", "again=7", "--average-own", "alone=1"]
     command += ["--reference", out / "prep/raw/test.en", "--subset", "test", "--lowercase"]
     command += ["--source-lang", "de", "--target-lang", "en", "--average", "2"]
     command += ["--lenpen", found["lenpen"]]
@@ -283,15 +284,17 @@ def check_bleu_over_time(out, found):
     assert process.returncode == 0, process.stderr[-3000:]
     rows = json.loads((out / "rows.json").read_text())
     assert [(row["method"], row["epoch"]) for row in rows] == [
-        ("ours", 2), ("ours", 3), ("again", 2), ("again", 3),
-    ]  # fmt: skip
+        (name, epoch) for name in ("ours", "again", "alone") for epoch in (2, 3)
+    ]
     last = rows[1]
     assert rows[0]["chrf"] != last["chrf"]
     assert (last["updates"], last["bleu"], last["chrf"]) == tuple(
         found[name] for name in ("updates", "bleu", "chrf")
     )
     assert rows[0]["updates"] < last["updates"] and last["cost"] == last["updates"]
-    assert rows[3] == {**last, "method": "again", "cost": last["cost"] / 2}
+    assert rows[3] == {**last, "method": "again", "cost": 7 + last["cost"] / 2}
+    assert rows[4] == {**rows[0], "method": "alone"}  # the mean of one, both
+    assert rows[5]["cost"] == last["cost"] and rows[5]["chrf"] != last["chrf"]
     assert (out / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
