@@ -3,11 +3,12 @@
 
 Each training is a folder that a recipe made with CHECKPOINT=average, in which the checkpoints of
 its epochs are kept (--keep-last-epochs 99 keeps all). Point n is the mean of the weights of the
-last --average epochs up to n (--average-own for one training), decoded with one length penalty for
-all, --lenpen. Cost is counted in updates of the first training: updates × (time of an update / time
-of an update of the first), with ratios that update_cost.py measured side by side, since wall times
-of trainings that ran beside other work say little; --start adds what came before the first update,
-fastText say. Prints a table; --json and --plot write files.
+last --average epochs up to n (--average-own for one training), decoded with --lenpen and
+--temperature (--lenpen-own and --temperature-own for one training, such as its recipe chose by the
+validation data). Cost is counted in updates of the first training: updates × (time of an update /
+time of an update of the first), with ratios that update_cost.py measured side by side, since wall
+times of trainings that ran beside other work say little; --start adds what came before the first
+update, fastText say. Prints a table; --json and --plot write files.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from pathlib import Path
 from output import add_files, at_least, draw, named, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
+#: options that one training can have otherwise than the others
+OWN = ("average_own", "lenpen_own", "temperature_own")
 sys.path.insert(0, str(ROOT / "examples" / "lib"))
 
 
@@ -40,15 +43,15 @@ def generate_command(arguments) -> list:
     program = Path(sysconfig.get_path("scripts")) / "fairseq-generate"
     command = [program, arguments.data, "--user-dir", ROOT / "fairseq_contout"]
     command += ["--gen-subset", arguments.subset, "--beam", arguments.beam]
-    command += ["--lenpen", arguments.lenpen]
     command += ["--batch-size", 64, "--required-batch-size-multiple", 1, "--remove-bpe"]
     command += ["--source-lang", arguments.source_lang, "--target-lang", arguments.target_lang]
     return [str(word) for word in command]
 
 
-def decode(arguments, weights: Path, log: Path):
+def decode(arguments, weights: Path, log: Path, lenpen: float, temperature: float):
     """Translate the data with one checkpoint."""
     words = [*generate_command(arguments), "--path", str(weights), *arguments.decode_options]
+    words += ["--lenpen", str(lenpen), "--temperature", str(temperature)]
     with log.open("w", encoding="utf-8") as file:
         done = subprocess.run(words, stdout=file, stderr=subprocess.PIPE, text=True)
     if done.returncode:
@@ -66,21 +69,24 @@ def measure(arguments) -> list:
 
     references = read_lines(Path(arguments.reference))
     detokenizer = MosesDetokenizer(lang=arguments.target_lang)
-    costs, starts, averages = (
-        dict(pairs) for pairs in (arguments.cost, arguments.start, arguments.average_own)
-    )
+    costs, starts = dict(arguments.cost), dict(arguments.start)
+    shared = (arguments.average, arguments.lenpen, arguments.temperature)
+    own = [dict(getattr(arguments, name)) for name in OWN]
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         weights, log = Path(scratch) / "mean.pt", Path(scratch) / "log"
         for name, folder in arguments.run:
             files = checkpoints(Path(folder))
+            averaged, lenpen, temperature = (
+                mine.get(name, value) for mine, value in zip(own, shared)
+            )
             # every so many epochs, counted back from the last
             first = (len(files) - 1) % arguments.step
             for last in range(first, len(files), arguments.step):
-                chosen = files[max(0, last + 1 - averages.get(name, arguments.average)) : last + 1]
+                chosen = files[max(0, last + 1 - averaged) : last + 1]
                 state = average([path for _, path in chosen])
                 torch.save(state, weights)
-                decode(arguments, weights, log)
+                decode(arguments, weights, log, lenpen, temperature)
                 hypotheses = [
                     detokenizer.detokenize(line.split())
                     for line in read_hypotheses(log, len(references))
@@ -94,6 +100,9 @@ def measure(arguments) -> list:
                         "updates": updates["num_updates"],
                         "cost": starts.get(name, 0.0)
                         + updates["num_updates"] * costs.get(name, 1.0),
+                        "averaged": len(chosen),
+                        "lenpen": lenpen,
+                        "temperature": temperature,
                         **found,
                     }
                 )
@@ -158,6 +167,16 @@ def main():
     parser.add_argument("--lowercase", action="store_true", help="score without case")
     parser.add_argument("--beam", type=at_least(1), default=5)
     parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty of the beam")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the beam search")
+    for option in ("lenpen", "temperature"):
+        parser.add_argument(
+            f"--{option}-own",
+            type=named("NUMBER", float),
+            action="append",
+            default=[],
+            metavar="NAME=NUMBER",
+            help="the same for one training",
+        )
     parser.add_argument(
         "--decode-options",
         type=str.split,
@@ -180,12 +199,12 @@ def main():
     add_files(parser)
     arguments = parser.parse_args()
     runs = {name for name, _ in arguments.run}
-    for option in ("cost", "start", "average_own"):
+    for option in ("cost", "start", *OWN):
         unknown = {name for name, _ in getattr(arguments, option)} - runs
         if unknown:
             option = option.replace("_", "-")
             parser.error(f"--{option} names {', '.join(sorted(unknown))}, which no --run names")
-    taken = {"--path", *generate_command(arguments)}
+    taken = {"--path", "--lenpen", "--temperature", *generate_command(arguments)}
     for option in arguments.decode_options:
         if option.startswith("--") and option.split("=")[0] in taken:
             parser.error(

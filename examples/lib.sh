@@ -10,7 +10,7 @@ set -euo pipefail
 GIVEN=
 for name in SEED PREP_SEED SUBWORDS SUBWORD_METHOD BPE_DROPOUT SEGMENTATIONS TOKENIZE LOWERCASE MAX_LENGTH MAX_RATIO SCORE \
   TABLE_SOURCE TABLE_DIM TIED FIX_NORM TABLE_OPTIONS VECTORS FASTTEXT_EPOCHS FASTTEXT_THREADS LABEL_SMOOTHING SAMPLING_ESTIMATOR \
-  VALID_EVERY MONO_TEXT PRETRAIN_UPDATES VOCABULARY WORDS MODEL SIZE BEAM CHECKPOINT AVERAGE LENPEN GENERATE_OPTIONS SOFTMAX_BATCH \
+  VALID_EVERY MONO_TEXT PRETRAIN_UPDATES VOCABULARY WORDS MODEL SIZE BEAM CHECKPOINT AVERAGE LENPEN TEMPERATURE GENERATE_OPTIONS SOFTMAX_BATCH \
   ADAPTIVE_CUTOFF TABLE_TEXT TRAINED_WORDS SKIP_UNKNOWN LEXICON ALIGN_OPTIONS PAIRS \
   TUNE_UPDATES SCRATCH_UPDATES CHECK_EVERY FREEZE TUNE_OPTIONS SEARCH KNN LEXICON_OPTIONS DING SHORTCUT OPEN_SOURCE BONUS; do
   [ -z "${!name+set}" ] || GIVEN+="$name=$(printf %q "${!name}") "
@@ -79,6 +79,8 @@ environment (default):
   LEXICON_OPTIONS  of build_lexicon.py for SEARCH=shortlist, such as "--words 10 --frequent 500"
   LENPEN ($LENPEN)   length penalty of the beam search, or several (0.6,1,2): the one with the best BLEU
                 on the validation data is taken
+  TEMPERATURE ($TEMPERATURE)  of the beam search: logits are divided by it; or several (1,1.3,1.6), of which the best is
+                taken in the same way, of all pairs with LENPEN
   CHECKPOINT ($CHECKPOINT: best, last, or average: the mean of the last epochs')  AVERAGE ($AVERAGE epochs)
   LABEL_SMOOTHING (0.1) of softmax, contrastive and hybrid
   SAMPLING_ESTIMATOR (importance) of best-frozen, or posterior
@@ -88,7 +90,7 @@ USAGE
 }
 
 recipe_defaults() {
-  : "${SEED:=1}" "${PREP_SEED:=1}" "${BEAM:=5}" "${CHECKPOINT:=best}" "${AVERAGE:=5}" "${LENPEN:=1}"
+  : "${SEED:=1}" "${PREP_SEED:=1}" "${BEAM:=5}" "${CHECKPOINT:=best}" "${AVERAGE:=5}" "${LENPEN:=1}" "${TEMPERATURE:=1}"
   : "${SUBWORD_METHOD:=bpe}" "${SUBWORDS:=8000}" "${TOKENIZE:=1}" "${LOWERCASE:=0}"
   : "${BPE_DROPOUT:=}" "${SEGMENTATIONS:=}"
   : "${MAX_LENGTH:=175}" "${MAX_RATIO:=1.5}" "${VALID_EVERY:=0}" "${SCORE:=detokenized}"
@@ -137,8 +139,10 @@ recipe_arguments() {
   [[ $AVERAGE =~ ^[1-9][0-9]*$ ]] || die "AVERAGE must be a number of epochs, 1 or more, but is $AVERAGE"
   number='([0-9]+(\.[0-9]*)?|\.[0-9]+)'
   [[ $LENPEN =~ ^$number(,$number)*$ ]] || die "LENPEN must be a number, or several with commas between them, but is $LENPEN"
+  [[ $TEMPERATURE =~ ^$number(,$number)*$ ]] && ! [[ ,$TEMPERATURE, =~ ,[0.]+, ]] ||
+    die "TEMPERATURE must be a number above 0, or several with commas between them, but is $TEMPERATURE"
   # given there, they would be others than those that the result is kept with
-  for option in lenpen=LENPEN beam=BEAM gen-subset=TEST_SETS; do
+  for option in lenpen=LENPEN temperature=TEMPERATURE beam=BEAM gen-subset=TEST_SETS; do
     [[ " $GENERATE_OPTIONS" != *" --${option%=*}"[\ =]* ]] ||
       die "GENERATE_OPTIONS must not have --${option%=*}, but is $GENERATE_OPTIONS; give ${option#*=}"
   done

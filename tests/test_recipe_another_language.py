@@ -72,7 +72,8 @@ def test_bad_values_are_refused(tmp_path):
     assert "TABLE_SOURCE must be fasttext" in message(tmp_path, TABLE_SOURCE="random")
     assert "TABLE_TEXT must be target" in message(tmp_path, TABLE_TEXT="both")
     assert "SEARCH must not be given" in message(tmp_path, SEARCH="ivf")
-    assert "LENPEN must be one number" in message(tmp_path, LENPEN="1,2")
+    for name in ("LENPEN", "TEMPERATURE"):
+        assert f"{name} must be one number" in message(tmp_path, **{name: "1,2"})
     assert "PAIRS, TUNE_UPDATES" in message(tmp_path, PAIRS="100 10x")
     assert "DING must be a file" in message(tmp_path, DING=tmp_path / "none")
     (tmp_path / "ding").write_text("Hund {m} :: dog\n")

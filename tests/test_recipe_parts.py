@@ -310,13 +310,14 @@ def test_results_table(tmp_path):
         "seconds_per_update": 0.25,
         "table": "fasttext",
         "lenpen": 2.0,
+        "temperature": 1.3,
     }
     (tmp_path / "r").write_text(json.dumps(result) + "\n" + json.dumps(other) + "\n")
     command = [sys.executable, LIB / "results_table.py", tmp_path / "r"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     row = next(line for line in text.splitlines() if line.startswith("| vmf"))
-    assert row.split(" | ")[1:4] == ["fasttext", "2", "30.00"]
-    assert row.split(" | ")[8:10] == ["0.250", "0.50"]
+    assert row.split(" | ")[1:5] == ["fasttext", "2", "1.3", "30.00"]
+    assert row.split(" | ")[9:11] == ["0.250", "0.50"]
     language = {key: value for key, value in result.items() if "bleu" not in key}
     language.update(test_set="words", valid_ppl=64.25, test_ppl=60)
     (tmp_path / "r").write_text(json.dumps(language) + "\n")

@@ -112,7 +112,7 @@ variant() (
   EXTRA+=("$@")
   train
   choose_weights
-  decode test "$test_data" "$BEAM" "$LENPEN"
+  decode test "$test_data" "$BEAM" "$LENPEN" "$TEMPERATURE"
 )
 
 variants() {
@@ -121,7 +121,7 @@ variants() {
   (
     OUT_DIR=$OUT/aligned TARGET_LANG=$NEW_LANG WEIGHTS=$BEGINNING
     mkdir -p "$OUT_DIR"
-    decode test "$BIN_DIR" "$BEAM" "$LENPEN"
+    decode test "$BIN_DIR" "$BEAM" "$LENPEN" "$TEMPERATURE"
   )
   for count in $PAIRS; do
     pairs "$count"
@@ -154,7 +154,9 @@ CONTINUOUS=${RECIPE:-best-frozen}
 [ "${TABLE_SOURCE}" = fasttext ] && [ -z "${VECTORS:-}" ] || die "TABLE_SOURCE must be fasttext, and VECTORS empty, since both languages need vectors of their own; leave them out"
 [ "${TABLE_TEXT:-target}" = target ] || die "TABLE_TEXT must be target, since the new language has no paired text, but is $TABLE_TEXT; leave it out"
 [ -z "${SEARCH:-}" ] || die "SEARCH must not be given, since these models decode over all words, but is $SEARCH; leave it out"
-[[ "${LENPEN:-1}" != *,* ]] || die "LENPEN must be one number, since the new language has no paired text to choose with, but is $LENPEN"
+for name in LENPEN TEMPERATURE; do
+  [[ "${!name:-1}" != *,* ]] || die "$name must be one number, since the new language has no paired text to choose with, but is ${!name}"
+done
 for value in $PAIRS "$TUNE_UPDATES" "$SCRATCH_UPDATES" "$CHECK_EVERY"; do
   [[ $value =~ ^[1-9][0-9]*$ ]] || die "PAIRS, TUNE_UPDATES, SCRATCH_UPDATES and CHECK_EVERY must be numbers, 1 or more, but there is $value"
 done

@@ -30,7 +30,9 @@ def main(argv=None):
     trained = json.loads(read_lines(args.trained)[-1])
     alignment = json.loads(args.alignment.read_text(encoding="utf-8"))
     detokenizer = MosesDetokenizer(lang=args.target_lang)
-    result = {name: trained[name] for name in ("recipe", "test_set", "seed", "lenpen")}
+    result = {
+        name: trained[name] for name in ("recipe", "test_set", "seed", "lenpen", "temperature")
+    }
     result["trained"] = {name: trained[name] for name in ("bleu", "chrf", "train_seconds")}
     result["alignment"] = {"lexicon": args.lexicon}
     for name in ("pairs", "held_out_words", "refinements", "precision"):

@@ -154,12 +154,13 @@ average() {
     "$PYTHON" "$LIB/average.py" --output "$WEIGHTS" "${files[@]}"
 }
 
-# decode NAME BIN_DIR BEAM LENPEN [SUBSET]: translations to OUT_DIR/decode/NAME.beamN.log
+# decode NAME BIN_DIR BEAM LENPEN TEMPERATURE [SUBSET]: translations to OUT_DIR/decode/NAME.beamN.log
 decode() {
-  local name=$1 data=$2 beam=$3 lenpen=$4 subset=${5:-test} options text
+  local name=$1 data=$2 beam=$3 lenpen=$4 temperature=$5 subset=${6:-test} options text
   # with its default multiple of 8, fairseq 0.12.3 silently leaves out the sentences that are over
   options=(--source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG" --gen-subset "$subset"
     --beam "$beam" --lenpen "$lenpen" --batch-size "${DECODE_BATCH:-64}" --required-batch-size-multiple 1)
+  [ "$temperature" = 1 ] || options+=(--temperature "$temperature")
   case $SUBWORD_METHOD in
     bpe) options+=(--remove-bpe) ;;
     sentencepiece) options+=(--remove-bpe=sentencepiece) ;;
@@ -187,19 +188,31 @@ run_decoding() {
   mv -f "$log.tmp" "$log"
 }
 
-# Set BEST_LENPEN: LENPEN, or where it is several, the one whose translations of the validation data
-# have the highest BLEU over tokens.
-tune_lenpen() {
-  local value logs=()
-  BEST_LENPEN=$LENPEN
-  [ "$BEAM" -gt 1 ] || BEST_LENPEN=1 # one hypothesis: there is nothing to weigh
-  [[ $BEST_LENPEN == *,* ]] || return 0
-  for value in ${LENPEN//,/ }; do
-    decode "valid-lenpen$value" "$BIN_DIR" "$BEAM" "$value" valid
-    logs+=("$value=$OUT_DIR/decode/valid-lenpen$value.beam$BEAM.log")
+# search_name LENPEN TEMPERATURE: what translations of the validation data are kept as.
+search_name() {
+  printf 'valid-lenpen%s' "$1"
+  [ "$2" = 1 ] || printf -- '-temperature%s' "$2"
+}
+
+# Set BEST_LENPEN and BEST_TEMPERATURE: LENPEN and TEMPERATURE, or where one of them is several, the pair
+# whose translations of the validation data have the highest BLEU over tokens.
+tune_beam_search() {
+  local lenpen temperature name best logs=()
+  BEST_LENPEN=1 BEST_TEMPERATURE=1
+  [ "$BEAM" -gt 1 ] || return 0 # one hypothesis: there is nothing to weigh
+  BEST_LENPEN=$LENPEN BEST_TEMPERATURE=$TEMPERATURE
+  [[ $LENPEN == *,* || $TEMPERATURE == *,* ]] || return 0
+  for lenpen in ${LENPEN//,/ }; do
+    for temperature in ${TEMPERATURE//,/ }; do
+      name=$(search_name "$lenpen" "$temperature")
+      decode "$name" "$BIN_DIR" "$BEAM" "$lenpen" "$temperature" valid
+      logs+=("$lenpen,$temperature=$OUT_DIR/decode/$name.beam$BEAM.log")
+    done
   done
-  BEST_LENPEN=$("$PYTHON" "$LIB/lenpen.py" --reference "$PREP_DIR/clean/valid.$TARGET_LANG" "${logs[@]}")
-  say "length penalty $BEST_LENPEN is the best on the validation data"
+  say "BLEU of the validation data for each length penalty and temperature:"
+  best=$("$PYTHON" "$LIB/best_translations.py" --reference "$PREP_DIR/clean/valid.$TARGET_LANG" "${logs[@]}")
+  BEST_LENPEN=${best%,*} BEST_TEMPERATURE=${best#*,}
+  say "length penalty $BEST_LENPEN and temperature $BEST_TEMPERATURE are the best on the validation data"
 }
 
 # The command that gets the result again, for a shell.
@@ -229,7 +242,7 @@ result_options() {
 
 # score NAME REFERENCE TITLE FOLDER: one JSON line to OUT_DIR/decode/NAME.json
 score() {
-  local options=(--target-lang "$TARGET_LANG" --lenpen "$BEST_LENPEN")
+  local options=(--target-lang "$TARGET_LANG" --lenpen "$BEST_LENPEN" --temperature "$BEST_TEMPERATURE")
   [ "$INITIAL" != language-model ] || options+=(--pretrain-stats "$LM_DIR/train_stats.json")
   [ "$SCORE" = detokenized ] || options+=(--tokenized)
   [ -z "$SEARCH" ] || options+=(--search "$SEARCH")
@@ -260,8 +273,8 @@ check_test_sets() {
 
 # evaluate_one NAME BIN_DIR FOLDER TITLE: FOLDER holds the test set as published and as tokenised
 evaluate_one() {
-  decode "$1" "$2" "$BEAM" "$BEST_LENPEN"
-  decode "$1" "$2" 1 1
+  decode "$1" "$2" "$BEAM" "$BEST_LENPEN" "$BEST_TEMPERATURE"
+  decode "$1" "$2" 1 1 1
   score "$1" "$(reference "$3")" "$4" "$3"
 }
 
@@ -269,7 +282,7 @@ evaluate() {
   local prefix prefixes name lines=()
   choose_weights
   search_options
-  tune_lenpen
+  tune_beam_search
   IFS=, read -r -a prefixes <<<"$TEST_SETS"
   for prefix in ${prefixes[@]+"${prefixes[@]}"}; do
     name=${prefix##*/}

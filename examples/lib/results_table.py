@@ -11,6 +11,7 @@ from pathlib import Path
 #: Columns: heading → field and its format. Those of a translation and of a language model differ.
 TRANSLATION = {
     "length penalty": ("lenpen", "g"),
+    "temperature": ("temperature", "g"),
     "BLEU beam 5": ("bleu", ".2f"),
     "BLEU greedy": ("greedy_bleu", ".2f"),
     "chrF beam 5": ("chrf", ".2f"),
@@ -47,6 +48,7 @@ def read_results(paths: list) -> list:
 def measures(result: dict) -> dict:
     """Return the columns that say how good a result is."""
     result.setdefault("lenpen", 1)
+    result.setdefault("temperature", 1)
     return LANGUAGE_MODEL if "test_ppl" in result else TRANSLATION
 
 

@@ -148,6 +148,7 @@ def parse(argv=None):
     parser.add_argument("--tokenized", action="store_true", help="score tokens as they are")
     parser.add_argument("--lowercase", action="store_true", help="score without case")
     parser.add_argument("--lenpen", type=float, default=1.0, help="of the beam search")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the beam search")
     parser.add_argument("--search", help="how the nearest words were found")
     parser.add_argument("--pretrain-stats", type=Path, help="of a language model before it")
     add_result_args(parser)
@@ -176,7 +177,7 @@ def main(argv=None):
     validated = last_validation(args.train_log)
     if validated:
         result.update(last_validation=validated)
-    result.update(lenpen=args.lenpen, table=args.table)
+    result.update(lenpen=args.lenpen, temperature=args.temperature, table=args.table)
     if args.search is not None:
         result.update(search=args.search)
     if args.begins_with is not None:

@@ -20,7 +20,7 @@
 # TABLE_TEXT (both) is what fastText reads: both languages, words interleaved, so that a source word is
 # near its translation, or target. SKIP_UNKNOWN (1): the continuous output is not trained to predict <unk>.
 # LEXICON_OPTIONS (--words 10 --frequent TRAINED_WORDS --min-probability 0.05 --iterations 5) are those of
-# preprocess/build_lexicon.py; LENPEN, BEAM, SEED, TABLE_DIM, … those of the other
+# preprocess/build_lexicon.py; LENPEN, TEMPERATURE, BEAM, SEED, TABLE_DIM, … those of the other
 # recipes (examples/multi30k.de-en/run.sh --help).
 set -euo pipefail
 # shellcheck source=../lib.sh
@@ -77,17 +77,18 @@ translate() {
   shift
   DECODE_OPTIONS=(--dataset-impl raw "$@")
   [ "$OUTPUT" = softmax ] || DECODE_OPTIONS+=(--task continuous_translation --knn 32)
-  decode "$name" "$PREP_DIR/text" "$BEAM" "$BEST_LENPEN"
+  decode "$name" "$PREP_DIR/text" "$BEAM" "$BEST_LENPEN" "$BEST_TEMPERATURE"
 }
 
 # Set BEST_BONUS, as bonus.py says, by translations of the validation data.
 tune_bonus() {
-  local value logs=() base=valid-lenpen$BEST_LENPEN # which tune_lenpen has made, where it had a choice
+  local value logs=() base
+  base=$(search_name "$BEST_LENPEN" "$BEST_TEMPERATURE") # which tune_beam_search has made, where it had a choice
   DECODE_OPTIONS=()
-  decode "$base" "$BIN_DIR" "$BEAM" "$BEST_LENPEN" valid
+  decode "$base" "$BIN_DIR" "$BEAM" "$BEST_LENPEN" "$BEST_TEMPERATURE" valid
   for value in ${BONUS//,/ }; do
     DECODE_OPTIONS=(--task continuous_translation --knn 32 "${NEW_WORDS[@]}" --new-word-bonus "$value")
-    decode "valid-bonus$value" "$BIN_DIR" "$BEAM" "$BEST_LENPEN" valid
+    decode "valid-bonus$value" "$BIN_DIR" "$BEAM" "$BEST_LENPEN" "$BEST_TEMPERATURE" valid
     logs+=("$value=$OUT_DIR/decode/valid-bonus$value.beam$BEAM.log")
   done
   BEST_BONUS=$("$PYTHON" "$EXAMPLES/open-vocabulary/bonus.py" --base "$OUT_DIR/decode/$base.beam$BEAM.log" \
@@ -98,7 +99,7 @@ tune_bonus() {
 
 evaluate() { # in place of that of the other recipes
   choose_weights
-  tune_lenpen
+  tune_beam_search
   lock_folder "$PREP_DIR" wait
   stage "$PREP_DIR" text "" stage_text
   if [ "$OUTPUT" = frozen ]; then
@@ -126,6 +127,7 @@ evaluate() { # in place of that of the other recipes
     printf '%s\n' "$EXTENDED" >"$OUT_DIR/extended"
   fi
   printf '%s\n' "$BEST_LENPEN" >"$OUT_DIR/lenpen"
+  printf '%s\n' "$BEST_TEMPERATURE" >"$OUT_DIR/temperature"
 }
 
 score_variants() {
@@ -140,6 +142,7 @@ score_variants() {
     --reference-tokens "$PREP_DIR/clean/test.en" --dictionary "$PREP_DIR/bin/dict.en.txt" \
     --extended "$(sed 's/safetensors$/dict.txt/' "$OUT/continuous/extended")" --seed "$SEED" \
     --lenpen "$(cat "$OUT/continuous/lenpen")" --bonus "$(cat "$OUT/continuous/bonus")" --softmax-lenpen "$(cat "$OUT/softmax/lenpen")" \
+    --temperature "$(cat "$OUT/continuous/temperature")" --softmax-temperature "$(cat "$OUT/softmax/temperature")" \
     --recipe "$CONTINUOUS" --output "$OUT/results.jsonl" --command "$COMMAND" \
     --train-log "$OUT/continuous/train.log" --train-stats "$OUT/continuous/train_stats.json" \
     "${variants[@]}"

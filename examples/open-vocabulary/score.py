@@ -25,6 +25,8 @@ def parse(argv=None):
     parser.add_argument("--lenpen", type=float, required=True)
     parser.add_argument("--bonus", type=float, required=True, help="of extended-bonus")
     parser.add_argument("--softmax-lenpen", type=float, required=True)
+    parser.add_argument("--temperature", type=float, required=True)
+    parser.add_argument("--softmax-temperature", type=float, required=True)
     parser.add_argument("--command", required=True)
     parser.add_argument("--output", type=Path, required=True, help="JSON file")
     return parser.parse_args(argv)
@@ -49,7 +51,8 @@ def main(argv=None):
             result[signature] = scores.pop(signature)
         result.update(new_words_in_references=words.pop("wanted"))
         result[name] = {**scores, **words}
-    result.update(lenpen=args.lenpen, softmax_lenpen=args.softmax_lenpen, bonus=args.bonus)
+    for name in ("lenpen", "temperature", "softmax_lenpen", "softmax_temperature", "bonus"):
+        result[name] = getattr(args, name)
     result.update(training_cost(args.train_log, args.train_stats), command=args.command)
     write_result(args.output, result)
 

@@ -1,6 +1,6 @@
-"""Print the length penalty whose translations have the highest BLEU over tokens.
+"""Print the name of the translations that have the highest BLEU over tokens; of equals the first.
 
-usage: lenpen.py --reference FILE VALUE=LOG …
+usage: best_translations.py --reference FILE NAME=LOG …
 """
 
 import argparse
@@ -14,16 +14,16 @@ from score import read_hypotheses, read_lines
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reference", type=Path, required=True, help="tokens")
-    parser.add_argument("logs", nargs="+", metavar="VALUE=LOG", help="output of fairseq-generate")
+    parser.add_argument("logs", nargs="+", metavar="NAME=LOG", help="output of fairseq-generate")
     args = parser.parse_args(argv)
     references = read_lines(args.reference)
     bleu = BLEU(tokenize="none", force=True)
     found = {}
     for entry in args.logs:
-        value, _, log = entry.partition("=")
+        name, _, log = entry.partition("=")
         hypotheses = read_hypotheses(Path(log), len(references))
-        found[value] = bleu.corpus_score(hypotheses, [references]).score
-        print(f"length penalty {value}: BLEU {found[value]:.2f}", file=sys.stderr)
+        found[name] = bleu.corpus_score(hypotheses, [references]).score
+        print(f"{name}: BLEU {found[name]:.2f}", file=sys.stderr)
     print(max(found, key=found.get))
 
 
