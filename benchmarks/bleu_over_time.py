@@ -137,6 +137,17 @@ def paint(axes, rows, first):
     axes.legend(frameon=False)
 
 
+def above_zero(text: str) -> float:
+    """Return a number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, but is {text}")
+    return value
+
+
 def main():
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -167,11 +178,13 @@ def main():
     parser.add_argument("--lowercase", action="store_true", help="score without case")
     parser.add_argument("--beam", type=at_least(1), default=5)
     parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty of the beam")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of the beam search")
-    for option in ("lenpen", "temperature"):
+    parser.add_argument(
+        "--temperature", type=above_zero, default=1.0, help="of the beam search, > 0"
+    )
+    for option, kind in (("lenpen", float), ("temperature", above_zero)):
         parser.add_argument(
             f"--{option}-own",
-            type=named("NUMBER", float),
+            type=named("NUMBER", kind),
             action="append",
             default=[],
             metavar="NAME=NUMBER",

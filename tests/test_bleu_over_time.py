@@ -22,6 +22,12 @@ def test_refusals(tmp_path):
     assert "--cost names b, which no --run names" in refusal("--cost", "b=0.5")
     assert "--start names c, which no --run names" in refusal("--start", "c=5")
     assert "--average-own names d, which no" in refusal("--average-own", "d=5")
+    assert "--lenpen-own names d, which no" in refusal("--lenpen-own", "d=2")
+    assert "--temperature-own names d, which no" in refusal("--temperature-own", "d=2")
+    for value in ("0", "-1", "x"):
+        for option, given in (("--temperature", value), ("--temperature-own", f"a={value}")):
+            expected = f"argument {option}: must be a number above 0, but is {value}"
+            assert refusal(f"{option}={given}").endswith(expected)
     message = refusal("--average-own", "a=0")
     assert "--average-own: must be an integer of at least 1, but is '0'" in message
     assert "none.en is none; give" in refusal(reference=tmp_path / "none.en")

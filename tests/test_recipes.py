@@ -245,15 +245,22 @@ def test_large_vocabulary(tmp_path):
 def test_average_of_the_last_epochs(tmp_path, recipe):
     recipe_data.multi30k(tmp_path / "data", 300)
     more = {"DATA_DIR": tmp_path / "data", "CHECKPOINT": "average", "AVERAGE": 2}
-    more |= {"LENPEN": "0.5,2", "TEMPERATURE": "1,3"}  # one pair, by the validation data
+    temperatures = {"softmax": ["1", "3"], "contrastive": ["3", "2.5"]}[recipe]
+    more |= {"LENPEN": "0.5,2", "TEMPERATURE": ",".join(temperatures)}  # by the validation data
     options = [*TRANSFORMER, "--max-epoch", "3", "--max-update", "99", "--batch-size", "20"]
     options += ["--warmup-updates", "10", "--lr", "2e-2"]  # weights that translate differently
     out = tmp_path / "out"
     found = results(run("multi30k.de-en", recipe, out, *options, **more))[0]
-    assert " CHECKPOINT=average AVERAGE=2 LENPEN=0.5\\,2 TEMPERATURE=1\\,3 " in found["command"]
+    given = "\\,".join(temperatures)
+    expected = f" CHECKPOINT=average AVERAGE=2 LENPEN=0.5\\,2 TEMPERATURE={given} "
+    assert expected in found["command"]
     assert found["lenpen"] in (0.5, 2)
-    assert found["temperature"] in (1, 3)
-    logs = [out / "decode" / f"valid-lenpen2{more}.beam5.log" for more in ("", "-temperature3")]
+    assert found["temperature"] in map(float, temperatures)
+    stamp = (out / ".stamps" / "decode-test-beam5").read_text()
+    taken = re.search(r"--temperature (\S+)", stamp)  # fairseq's default is 1
+    assert float(taken[1] if taken else 1) == found["temperature"]
+    ends = ["" if value == "1" else f"-temperature{value}" for value in temperatures]
+    logs = [out / "decode" / f"valid-lenpen2{end}.beam5.log" for end in ends]
     # log-probabilities at another temperature are others
     assert len({re.search(r"H-0\t(\S+)", log.read_text())[1] for log in logs}) == 2
     kept = sorted(path.name for path in (out / "checkpoints").glob("checkpoint[0-9]*.pt"))
@@ -280,10 +287,10 @@ def check_bleu_over_time(out, found):
     command += ["--cost", "again=0.5", "--start", "again=7", "--average-own", "alone=1"]
     command += ["--reference", out / "prep/raw/test.en", "--subset", "test", "--lowercase"]
     command += ["--source-lang", "de", "--target-lang", "en", "--average", "2"]
-    for option in ("lenpen", "temperature"):  # "ours" has those of all, the others their own
-        command += [f"--{option}", found[option]]
-        command += [f"--{option}-own", f"again={found[option]}"]
-    command += ["--temperature-own", "alone=9"]
+    for option in ("lenpen", "temperature"):  # "alone" has those of all, the others their own
+        command += [f"--{option}", 9]
+        for name in ("ours", "again"):
+            command += [f"--{option}-own", f"{name}={found[option]}"]
     command += ["--json", out / "rows.json", "--plot", out / "rows.png"]
     command = [*map(str, command), "--decode-options", "--max-len-b 8"]
     process = subprocess.run(command, check=False, capture_output=True, text=True, timeout=900)

@@ -20,7 +20,7 @@
 #   PAIRS (100 1000)          numbers N;  TUNE_UPDATES (200)  SCRATCH_UPDATES (600)  of which the checkpoint that is
 #                             best on the validation data is taken;  CHECK_EVERY (20) updates it is looked for
 #   TUNE_OPTIONS (--lr 1e-3 --lr-scheduler fixed --warmup-updates 0)
-# RECIPE (best-frozen, or another with a frozen table) is that of the model; BEAM, LENPEN, SEED, TABLE_DIM, … are
+# RECIPE (best-frozen, or another with a frozen table) is that of the model; BEAM, LENPEN, TEMPERATURE, SEED, TABLE_DIM, … are
 # those of the other recipes (examples/multi30k.de-en/run.sh --help).
 set -euo pipefail
 # shellcheck source=../lib.sh

@@ -36,6 +36,7 @@ if [ "$SOFTMAX" = 1 ]; then
 fi
 ours=("${tiny[@]}" --warmup-updates 1000 --sampling-estimator importance --score dot
   --criterion cosine --contrastive-weight 2 --fix-norm)
-CHECKPOINT=last SEED=$SEED "$RUN" best "$out/first" "${ours[@]}" --max-update "$FIRST" "$@" >&2
+# its translations are not wanted: nothing is chosen for them
+CHECKPOINT=last LENPEN=1 TEMPERATURE=1 SEED=$SEED "$RUN" best "$out/first" "${ours[@]}" --max-update "$FIRST" "$@" >&2
 SEED=$LAST_SEED exec "$RUN" best "$out/last" "${ours[@]}" --max-update "$UPDATES" --additive-margin 0.1 \
   --restore-file "$out/first/checkpoints/checkpoint_last.pt" "$@"
