@@ -69,6 +69,8 @@ environment (default):
   FIX_NORM (1)  of best: embeddings that are tied to the table are read as its rows, of norm 1
                 (--fix-norm); 0: as they are
   TABLE_OPTIONS further options of build_table.py, such as "--mix-random 0.5" or "--center"
+  TABLE_TEXT    what fastText reads for a frozen table: both languages, words interleaved (both, of best-frozen),
+                or the target's (target, of the others)
   VECTORS       fastText .bin, or .vec or .txt file to build the table from; unset: train fastText
   FASTTEXT_EPOCHS ($FASTTEXT_EPOCHS)  FASTTEXT_THREADS ($FASTTEXT_THREADS; more than 1 is faster, not repeatable)
   MONO_TEXT     of pretrained: prefix,… of further raw text, prefix.$SOURCE_LANG or prefix.$TARGET_LANG or
@@ -95,7 +97,7 @@ recipe_defaults() {
   : "${BPE_DROPOUT:=}" "${SEGMENTATIONS:=}"
   : "${MAX_LENGTH:=175}" "${MAX_RATIO:=1.5}" "${VALID_EVERY:=0}" "${SCORE:=detokenized}"
   : "${TABLE_SOURCE:=fasttext}" "${TABLE_DIM:=300}" "${TABLE_OPTIONS:=}" "${VECTORS:=}"
-  : "${TABLE_TEXT:=target}"
+  : "${TABLE_TEXT:=}"
   : "${FASTTEXT_EPOCHS:=5}" "${FASTTEXT_THREADS:=1}" "${TEST_SETS:=}" "${DATA_DIR:=}"
   : "${DATA_URL:=}" "${WORKERS:=2}" "${GENERATE_OPTIONS:=}"
   : "${MONO_TEXT:=}" "${PRETRAIN_UPDATES:=2000}" "${SEARCH:=}" "${KNN:=32}" "${LEXICON_OPTIONS:=}"
@@ -121,6 +123,7 @@ recipe_arguments() {
   done
   [[ $TIED =~ ^[01]$ ]] || die "TIED must be 1 or 0, but is $TIED; leave it out for 1"
   [[ $FIX_NORM =~ ^[01]?$ ]] || die "FIX_NORM must be 1 or 0, but is $FIX_NORM; leave it out for the recipe's own"
+  [[ ${TABLE_TEXT:-both} =~ ^(both|target)$ ]] || die "TABLE_TEXT must be both or target, but is $TABLE_TEXT; leave it out for the recipe's own"
   recipe_options "$RECIPE"
   [ -z "$FIX_NORM" ] || { [ "$RECIPE" = best ] && tied_table; } ||
     die "FIX_NORM is for RECIPE best and a table that is tied to embeddings, but RECIPE is $RECIPE and TIED is $TIED; leave it out, or give --fix-norm at the end"

@@ -453,6 +453,32 @@ def test_the_estimator_of_best_frozen(recipe, given, estimator):
 
 
 @pytest.mark.parametrize(
+    "recipe, given, side",
+    [
+        ("best-frozen", "", "both"),
+        ("best-frozen", "target", "target"),
+        ("contrastive-frozen", "", "target"),
+        ("contrastive-frozen", "both", "both"),
+        ("cosine", "", "target"),
+    ],
+)
+def test_the_text_that_a_frozen_table_comes_from(recipe, given, side):
+    script = (
+        f'. "{REPOSITORY}/examples/lib.sh"; SOURCE_LANG=de TARGET_LANG=en PREP_DIR=p; '
+        f'TABLE_TEXT={given}; . "$LIB/small.sh"; recipe_defaults; recipe_options '
+        f"{recipe}; lock_folder() {{ :; }}; unlock_folder() {{ :; }}; stage() {{ :; }}; "
+        'find_data_dir() { :; }; prepare_inputs() { :; }; prepare_table() { echo "$1"; }; prepare'
+    )
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{side}\n"), done.stderr
+
+
+def test_the_text_of_a_table_is_checked(tmp_path):
+    refused = error(run("multi30k.de-en", "best-frozen", tmp_path, TABLE_TEXT="source"))
+    assert "TABLE_TEXT must be both or target, but is source" in refused
+
+
+@pytest.mark.parametrize(
     "recipe, tied, fix_norm, reads_rows",
     [
         ("best", 1, "", True),

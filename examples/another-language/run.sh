@@ -153,6 +153,7 @@ fi
 CONTINUOUS=${RECIPE:-best-frozen}
 [ "${TABLE_SOURCE}" = fasttext ] && [ -z "${VECTORS:-}" ] || die "TABLE_SOURCE must be fasttext, and VECTORS empty, since both languages need vectors of their own; leave them out"
 [ "${TABLE_TEXT:-target}" = target ] || die "TABLE_TEXT must be target, since the new language has no paired text, but is $TABLE_TEXT; leave it out"
+TABLE_TEXT=target
 [ -z "${SEARCH:-}" ] || die "SEARCH must not be given, since these models decode over all words, but is $SEARCH; leave it out"
 for name in LENPEN TEMPERATURE; do
   [[ "${!name:-1}" != *,* ]] || die "$name must be one number, since the new language has no paired text to choose with, but is ${!name}"

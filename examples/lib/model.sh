@@ -28,8 +28,9 @@ recipe_options() {
       center_fasttext
       CRITERION=("${contrastive[@]}")
       ;;
-    best-frozen) # and with a frozen one
+    best-frozen) # and with a frozen one, whose rows are of the space that the inputs begin in
       INITIAL=inputs
+      : "${TABLE_TEXT:=both}"
       CRITERION=("${contrastive[@]}" --sampling-estimator "${SAMPLING_ESTIMATOR:-importance}")
       RECIPE_OPTIONS=(${BEST_LR:+--lr "$BEST_LR"})
       ;;

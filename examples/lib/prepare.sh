@@ -22,7 +22,7 @@ prepare() {
   stage "$PREP_DIR" subwords "$SUBWORD_METHOD $SUBWORDS seed=$PREP_SEED${BPE_DROPOUT:+ dropout=$BPE_DROPOUT segmentations=$SEGMENTATIONS}" stage_subwords
   stage "$PREP_DIR" binarise "fairseq-preprocess${PREPROCESS_OPTIONS[*]+ ${PREPROCESS_OPTIONS[*]}}${BINARISE_INPUTS:+ $BINARISE_INPUTS}" stage_binarise
   TABLE='' ENCODER_VECTORS='' DECODER_VECTORS='' BEGINNING=''
-  [ "$OUTPUT" != frozen ] || prepare_table "$TABLE_TEXT"
+  [ "$OUTPUT" != frozen ] || prepare_table "${TABLE_TEXT:-target}"
   case $INITIAL in
     table | language-model) prepare_table both ;;
   esac
