@@ -47,9 +47,10 @@ Trains $SOURCE_LANG → $TARGET_LANG on $SET, decodes its test set and prints on
 
 RECIPE      softmax (fairseq's own architecture and criterion); with a learned target table best
             (contrastive, beginning with fastText's rows), pretrained (beginning with a language
-            model), contrastive, hybrid, cosine-learned (collapses); with a frozen one best-frozen (contrastive-frozen with input embeddings
-            that begin with fastText's), contrastive-frozen, cosine, l2, vmf, vmf-authors, margin,
-            margin-batch, syn-margin or power-spherical
+            model), contrastive, hybrid, cosine-learned (collapses); with a frozen one best-frozen
+            (contrastive-frozen with a table of both languages' text, whose rows its input embeddings
+            begin with), contrastive-frozen, cosine, l2, vmf, vmf-authors, margin, margin-batch,
+            syn-margin or power-spherical
 OUT_DIR     checkpoints, logs, translations and results.jsonl; the same call again continues, and one
             with a larger --max-epoch or --max-update trains longer
 
